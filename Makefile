@@ -1,0 +1,39 @@
+# Everything happens inside .venv: nothing outside this folder is touched, and no privileges are needed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test format setup bench-ring bench-links bench-detection clean
+
+demo: $(READY)  ## the main job: three compressors over four satellites' links
+	$(BIN)/edgesim run topologies/leo-ring-4.yaml
+
+test: $(READY)  ## lint, types and tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-ring: $(READY)  ## the ring against its bounds and against torch.distributed's own all-reduce
+	$(BIN)/python benchmarks/ring.py
+
+bench-links: $(READY)  ## rate and delay of shaped links against what was asked
+	$(BIN)/python benchmarks/links.py
+
+bench-detection: $(READY)  ## accuracy, bytes and time of dense, GCC and NSI over seeds, beside the controls
+	$(BIN)/python benchmarks/detection.py
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

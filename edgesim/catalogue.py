@@ -1,0 +1,55 @@
+"""What compressors there are, for people and for scripts. Free of torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from node_agent.compression.settings import CATALOGUE
+
+_HOW = {"aligned": "ring all-reduce", "private": "ring all-gather"}
+
+
+def entries() -> list[dict[str, Any]]:
+    """One entry per compressor: name, reduction, summary, source, and settings with type, default and meaning."""
+    found = []
+    for name, settings in CATALOGUE.items():
+        properties = settings.model_json_schema()["properties"]
+        found.append(
+            {
+                "name": name,
+                "reduction": settings.reduction,
+                "summary": settings.summary,
+                "source": settings.source,
+                "settings": {key: value for key, value in properties.items() if key != "name"},
+            }
+        )
+    return found
+
+
+def render() -> RenderableType:
+    parts: list[RenderableType] = []
+    for entry in entries():
+        head = Text.assemble((entry["name"], "bold"), f"  {entry['summary']}")
+        parts += [head, Text(f"  {entry['reduction']} ({_HOW[entry['reduction']]}); {entry['source']}", style="dim")]
+        table = Table.grid(padding=(0, 2))
+        for key, value in entry["settings"].items():
+            if "const" not in value:
+                table.add_row(f"    {key}", str(value.get("default")), _range(value), value.get("description", ""))
+        parts += [table, Text("")]
+    return Group(*parts)
+
+
+def _range(value: dict[str, Any]) -> str:
+    if "enum" in value:
+        return " | ".join(map(str, value["enum"]))
+    low = next((f"{sign} {value[key]}" for key, sign in _LOW.items() if key in value), "")
+    high = next((f"{sign} {value[key]}" for key, sign in _HIGH.items() if key in value), "")
+    return ", ".join(filter(None, (low, high))) or str(value.get("type", ""))
+
+
+_LOW = {"minimum": ">=", "exclusiveMinimum": ">"}
+_HIGH = {"maximum": "<=", "exclusiveMaximum": "<"}

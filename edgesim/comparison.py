@@ -1,0 +1,216 @@
+"""Runs beside one another: what each reached, at what cost, and in what else they differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from edgesim.results import Run
+from node_agent.compression.settings import CATALOGUE
+
+CONTROLS = {
+    "auc_rx": "RX",
+    "auc_ace": "ACE",
+    "auc_cem": "CEM",
+    "auc_brightness": "brightness",
+    "auc_untrained": "untrained",
+}
+"""Metrics that need no training, and what they are called."""
+
+_WIDTH = 100
+_MOST_DIFFERENCES = 12
+_ALWAYS_SHOWN = "density"
+
+
+def compressor_label(compressor: Mapping[str, Any]) -> str:
+    """Name, density, and every other setting that is not at its default: "gcc density=0.5"."""
+    name = str(compressor.get("name", "?"))
+    known = CATALOGUE[name].model_fields if name in CATALOGUE else {}
+    shown = [
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in sorted(compressor.items(), key=lambda item: item[0] != _ALWAYS_SHOWN)
+        if key != "name" and (key == _ALWAYS_SHOWN or key not in known or value != known[key].default)
+    ]
+    return " ".join([name, *shown])
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """A short name for each run: its compressor, with its seed or folder where that does not tell them apart."""
+    short = [_compressor(run) or run.name for run in runs]
+    if len(set(short)) == len(short):
+        return short
+    seeded = [f"{label}, seed {run.summary.get('seed')}" for label, run in zip(short, runs, strict=True)]
+    if len(set(seeded)) == len(seeded):
+        return seeded
+    return [f"{label}, {run.path.resolve().name}" for label, run in zip(short, runs, strict=True)]
+
+
+def table(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One row a run, in SI units; None for what the run did not measure or did not live to sum up."""
+    return [_row(run) for run in runs]
+
+
+def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Settings other than the compressor in which the runs are not all alike: their value in each run, by dotted
+    path. A setting that a run's topology does not have is None there."""
+    flat = [dict(_flatten("", _settings(run))) for run in runs]
+    paths = dict.fromkeys(path for settings in flat for path in settings)
+    values = {path: [settings.get(path) for settings in flat] for path in paths}
+    return {path: found for path, found in values.items() if any(value != found[0] for value in found)}
+
+
+def to_json(runs: Sequence[Run]) -> str:
+    """Rows, controls of each run and differences, as strict JSON."""
+    content = {
+        "runs": table(runs),
+        "controls": [_controls(run) for run in runs],
+        "differences": differences(runs),
+    }
+    return json.dumps(content, indent=2, allow_nan=False)
+
+
+def render(runs: Sequence[Run]) -> RenderableType:
+    """The comparison for a terminal of 100 columns: table, controls, and in what else the runs differ."""
+    parts: list[RenderableType] = [_main_table(table(runs))]
+    for controls in (_controls_table(runs), _differences_table(runs)):
+        if controls is not None:
+            parts += [Text(""), controls]
+    return Group(*parts)
+
+
+def _row(run: Run) -> dict[str, Any]:
+    summary = run.summary
+    sent = summary.get("bytes_sent")
+    return {
+        "run": run.path.resolve().name,
+        "name": run.name,
+        "status": summary.get("status", "killed"),
+        "compressor": _compressor(run),
+        "auc": summary.get("metrics", {}).get("auc"),
+        "bytes_per_node": sum(sent.values()) / len(sent) if sent else None,
+        "ratio_wire": summary.get("ratio_wire"),
+        "ratio_values": summary.get("ratio_values"),
+        "time_s": summary.get("time_s"),
+        "time_to_target_s": summary.get("time_to_target_s"),
+        "step_p50_s": summary.get("step_time_s", {}).get("p50"),
+        "nodes_agree": summary.get("nodes_agree"),
+    }
+
+
+def _compressor(run: Run) -> str | None:
+    settings = run.summary.get("compressor") or run.config.get("compressor")
+    return compressor_label(settings) if settings else None
+
+
+def _controls(run: Run) -> dict[str, float]:
+    metrics = run.summary.get("metrics", {})
+    return {name: metrics[name] for name in CONTROLS if metrics.get(name) is not None}
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """What a run was, apart from its compressor: its topology where that was recorded."""
+    topology = dict(run.config.get("topology") or {})
+    training = dict(topology.get("training") or {})
+    training.pop("compressor", None)
+    if training:
+        topology["training"] = training
+    if not topology:
+        topology = {key: run.summary.get(key) for key in ("name", "seed", "clock", "links_imposed", "steps")}
+        topology["nodes"] = run.nodes
+    return {**topology, "versions": run.config.get("versions") or {}}
+
+
+def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flatten(f"{prefix}.{key}" if prefix else str(key), item)
+    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        yield prefix, f"{len(value)} entries"
+        for index, item in enumerate(value):
+            yield from _flatten(f"{prefix}.{index}", item)
+    else:
+        yield prefix, value
+
+
+def _main_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    shown.add_column("Compressor", overflow="fold", min_width=20, max_width=28)
+    for heading in ("AUC", "MB/node", "Wire", "Values", "Time", "To target", "Step p50", "Agree"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        agree = {True: Text("yes", "green"), False: Text("NO", "bold red"), None: Text("–")}
+        shown.add_row(
+            _title(row),
+            _area(row["auc"]),
+            _amount(row["bytes_per_node"], 1e6),
+            _amount(row["ratio_wire"], suffix=" ×"),
+            _amount(row["ratio_values"], suffix=" ×"),
+            _amount(row["time_s"], suffix=" s"),
+            _amount(row["time_to_target_s"], suffix=" s"),
+            _amount(row["step_p50_s"], 1e-3, " ms"),
+            agree[row["nodes_agree"]],
+        )
+    return shown
+
+
+def _title(row: Mapping[str, Any]) -> Text:
+    title = Text(row["compressor"] or "–", "bold")
+    if row["status"] != "finished":
+        title.append(f"  {row['status']}", "red")
+    title.append(f"\n{row['run']}", "dim")
+    return title
+
+
+def _controls_table(runs: Sequence[Run]) -> RenderableType | None:
+    """One line where the runs share their controls, else one a run."""
+    found = [(label, _controls(run)) for label, run in zip(labels(runs), runs, strict=True)]
+    found = [(label, controls) for label, controls in found if controls]
+    if not found:
+        return None
+    names = [name for name in CONTROLS if any(name in controls for _, controls in found)]
+    texts = [[_area(controls.get(name)) for name in names] for _, controls in found]
+    shared = all(text == texts[0] for text in texts)
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    shown.add_column("Controls (AUC)", overflow="fold", max_width=40)
+    for name in names:
+        shown.add_column(CONTROLS[name], justify="right")
+    for (label, _), text in zip(found[:1] if shared else found, texts, strict=False):
+        shown.add_row("of every run" if shared and len(runs) > 1 else label, *text)
+    return shown
+
+
+def _differences_table(runs: Sequence[Run]) -> RenderableType | None:
+    found = differences(runs)
+    if not found:
+        return None
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    shown.add_column("The runs also differ in", overflow="fold", style="yellow")
+    names = labels(runs)
+    share = max(18, (_WIDTH - 30) // len(runs))
+    for name in names:
+        shown.add_column(name, overflow="fold", max_width=share)
+    for path, values in list(found.items())[:_MOST_DIFFERENCES]:
+        shown.add_row(path, *("–" if value is None else str(value) for value in values))
+    hidden = len(found) - _MOST_DIFFERENCES
+    if hidden <= 0:
+        return shown
+    return Group(shown, Padding(Text(f"and {hidden} more settings (--json shows all)", "yellow"), (0, 0)))
+
+
+def _area(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _amount(value: float | None, unit: float = 1.0, suffix: str = "") -> str:
+    """Four digits or more, without decimals that nobody compares."""
+    if value is None:
+        return "–"
+    value /= unit
+    decimals = 2 if value < 100 else 1 if value < 1000 else 0
+    return f"{value:,.{decimals}f}{suffix}"

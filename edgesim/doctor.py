@@ -1,0 +1,153 @@
+"""What this machine can do: probed, not looked up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edgesim import host
+from edgesim.topology.quantities import format_bytes, format_time
+from node_agent.workloads import scenes
+
+QDISCS = {"tbf": "rate 10mbit burst 32kb latency 50ms", "htb": "", "netem": "delay 10ms"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`status` is ok, absent (a run does without it) or missing (no run is possible)."""
+
+    subject: str
+    status: str
+    detail: str
+
+
+def examine() -> list[Finding]:
+    return [finding for probe in PROBES for finding in probe()]
+
+
+def _machine() -> Iterator[Finding]:
+    what = host.host()
+    memory = psutil.virtual_memory()
+    load = what["load_average"][0]
+    yield Finding(
+        "machine",
+        "ok",
+        f"{what['machine']}, {what['cpus']} CPUs, {format_bytes(memory.total)} memory "
+        f"({format_bytes(memory.available)} free), load {load:.2f}",
+    )
+    yield Finding("software", "ok", ", ".join(f"{name} {number}" for name, number in host.versions().items()))
+
+
+def _clock() -> Iterator[Finding]:
+    late = []
+    for _ in range(100):
+        began = time.monotonic()
+        time.sleep(0.001)
+        late.append(time.monotonic() - began - 0.001)
+    worst = statistics.quantiles(late, n=20)[-1]
+    yield Finding(
+        "clock",
+        "ok",
+        f"resolution {format_time(time.get_clock_info('monotonic').resolution)}; a sleep of 1 ms ends "
+        f"{format_time(statistics.median(late))} late (95 %: {format_time(worst)})",
+    )
+
+
+def _distributed() -> Iterator[Finding]:
+    import torch.distributed as dist
+
+    if not dist.is_available():
+        yield Finding("torch.distributed", "missing", "this build of torch has none")
+        return
+    backends = {
+        "gloo": dist.is_gloo_available(),
+        "nccl": dist.is_nccl_available(),
+        "mpi": dist.is_mpi_available(),
+    }
+    detail = ", ".join(f"{name} {'yes' if there else 'no'}" for name, there in backends.items())
+    yield Finding("torch.distributed", "ok" if backends["gloo"] else "missing", detail)
+
+
+def _loopback() -> Iterator[Finding]:
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+            control = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+            how = f", TCP congestion control {control.read_text().strip()}" if control.exists() else ""
+            yield Finding("loopback", "ok", f"accepts connections{how}")
+    except OSError as error:
+        yield Finding("loopback", "missing", f"no connection over 127.0.0.1: {error.strerror}")
+
+
+def _kernel() -> Iterator[Finding]:
+    tun = Path("/dev/net/tun")
+    usable = tun.exists() and os.access(tun, os.R_OK | os.W_OK)
+    yield Finding("TUN", "ok" if usable else "absent", str(tun) if usable else f"{tun} cannot be opened")
+    if not _inside_namespace("true"):
+        yield Finding("network namespaces", "absent", "not allowed to this user, or no unshare command")
+        return
+    yield Finding("network namespaces", "ok", "also without root, in a user namespace")
+    if shutil.which("tc") is None or shutil.which("ip") is None:
+        yield Finding("qdiscs", "absent", "not probed: no tc or ip command")
+        return
+    for qdisc, options in QDISCS.items():
+        there = _inside_namespace(f"ip link set lo up && tc qdisc add dev lo root {qdisc} {options}")
+        yield Finding(f"qdisc {qdisc}", "ok" if there else "absent", "" if there else "not in this kernel")
+
+
+def _inside_namespace(command: str) -> bool:
+    """Whether a shell command succeeds in a network namespace of its own, which vanishes with it."""
+    if shutil.which("unshare") is None:
+        return False
+    done = subprocess.run(["unshare", "-Urn", "sh", "-c", command], capture_output=True, timeout=20, check=False)
+    return done.returncode == 0
+
+
+def _power() -> Iterator[Finding]:
+    rails = [*Path("/sys/bus/i2c/drivers").glob("ina3221*/*"), *Path("/sys/class/powercap").glob("*/energy_uj")]
+    readable = [rail for rail in rails if os.access(rail, os.R_OK)]
+    detail = ", ".join(str(rail) for rail in readable[:3]) if readable else "none: no energy is measured"
+    yield Finding("power rails", "ok" if readable else "absent", detail)
+
+
+def _scenes() -> Iterator[Finding]:
+    found = scenes.available()
+    yield Finding("scenes", "ok" if found else "absent", ", ".join(found) or "none by name; give a path")
+
+
+PROBES: tuple[Callable[[], Iterator[Finding]], ...] = (
+    _machine,
+    _clock,
+    _distributed,
+    _loopback,
+    _kernel,
+    _power,
+    _scenes,
+)
+
+_COLOURS = {"ok": "green", "absent": "yellow", "missing": "red"}
+
+
+def render(findings: list[Finding]) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    for finding in findings:
+        table.add_row(finding.subject, Text(finding.status, style=_COLOURS[finding.status]), finding.detail)
+    missing = [finding.subject for finding in findings if finding.status == "missing"]
+    verdict = (
+        f"no run is possible here: {', '.join(missing)}"
+        if missing
+        else "links: imposed in user space by the sending node; no privileges needed\n"
+        "clock: wall, or virtual (computed, nobody waits)"
+    )
+    return Group(table, Text(""), Text(verdict))

@@ -1,0 +1,202 @@
+"""Emulated nodes: processes of this host, forked from a server that has torch loaded already.
+
+Forking shares what importing torch brings (seconds of CPU and most of the memory of a node); the server starts once
+and serves all runs of this process. A node ends itself when the process that started it is gone, however it went.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import connection
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from types import TracebackType
+
+from edgesim.fleet.base import NodeFailure
+from node_agent.events import Event, Fault, Finished
+from node_agent.job import Job
+
+LOG_TAIL = 12
+"""lines of a failed node's log that its error shows"""
+
+SETTLING = 1.0
+"""s; when a node fails its neighbours fail too, and the cause may be heard of later than its consequences"""
+
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class LocalFleet:
+    """One process per node on this host."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["__main__", "node_agent.worker"])
+        self._nodes: list[_LocalNode] = []
+
+    def start(self, jobs: Sequence[Job], logs: Sequence[Path]) -> None:
+        with _environment(_ONE_THREAD):
+            multiprocessing.forkserver.ensure_running()
+        self._nodes = [_LocalNode(self._context, job, log) for job, log in zip(jobs, logs, strict=True)]
+
+    def events(self) -> Iterator[Event]:
+        listening = {node.events: node for node in self._nodes}
+        while listening:
+            for ready in connection.wait(list(listening)):
+                node = listening[ready]  # type: ignore[index]
+                event = node.next_event()
+                if event is not None:
+                    yield event
+                if isinstance(event, Fault) or (event is None and not node.finished):
+                    raise self._cause(node)
+                if event is None:
+                    del listening[node.events]
+
+    def _cause(self, first: _LocalNode) -> NodeFailure:
+        """The failure that the others are consequences of: a death before an error, an error before a lost link."""
+        deadline = time.monotonic() + SETTLING
+        listening = {node.events: node for node in self._nodes if node.running}
+        while listening and (left := deadline - time.monotonic()) > 0:
+            for ready in connection.wait(list(listening), timeout=left):
+                node = listening[ready]  # type: ignore[index]
+                if node.next_event() is None:
+                    del listening[node.events]
+        failed = [node for node in self._nodes if node.failed]
+        return min(failed, key=lambda node: (node.blame, node is not first)).failure()
+
+    def __enter__(self) -> LocalFleet:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for node in self._nodes:
+            node.stop()
+        self._nodes = []
+
+
+class _LocalNode:
+    """One process, seen from the controller."""
+
+    def __init__(self, context: multiprocessing.context.ForkServerContext, job: Job, log: Path) -> None:
+        self.job = job
+        self.log = log
+        self.finished = False
+        self.running = True
+        self.fault: Fault | None = None
+        self.last_step = 0
+        self.events, events = context.Pipe(duplex=False)
+        lifeline, self._lifeline = context.Pipe(duplex=False)
+        self.process: ForkServerProcess = context.Process(
+            target=_node_main, args=(job, str(log), events, lifeline), name=job.node, daemon=True
+        )
+        self.process.start()
+        events.close()
+        lifeline.close()
+
+    def next_event(self) -> Event | None:
+        """The node's next event; None once its process is gone."""
+        try:
+            event: Event = self.events.recv()
+        except (EOFError, OSError):
+            self.running = False
+            self.process.join()
+            return None
+        if isinstance(event, Finished):
+            self.finished = True
+        elif isinstance(event, Fault):
+            self.fault = event
+        else:
+            self.last_step = getattr(event, "step", self.last_step)
+        return event
+
+    @property
+    def failed(self) -> bool:
+        return self.fault is not None or not (self.running or self.finished)
+
+    @property
+    def blame(self) -> int:
+        """How far this node's failure is from its cause: 0 died, 1 raised an error, 2 lost a neighbour."""
+        if self.fault is None:
+            return 0
+        return 2 if self.fault.neighbour_lost else 1
+
+    def failure(self) -> NodeFailure:
+        if self.fault is not None:
+            reason = f"failed: {self.fault.error}"
+        else:
+            code = self.process.exitcode or 0
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended early with exit code {code}"
+            reason = f"{how} after step {self.last_step}" if self.last_step else f"{how} before its first step"
+        return NodeFailure(self.job.rank, self.job.node, reason, _tail(self.log))
+
+    def stop(self) -> None:
+        if self.process.is_alive():
+            if self.finished:
+                self.process.join(timeout=SETTLING)
+            self.process.kill()
+        self.process.join()
+        self.process.close()
+        self.events.close()
+        self._lifeline.close()
+
+
+def _node_main(job: Job, log: str, events: connection.Connection, lifeline: connection.Connection) -> None:
+    """The node's process, from its first line to its last."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the controller decides what an interrupt ends
+    with open(log, "ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    threading.Thread(target=_end_with_controller, args=(lifeline,), name="lifeline", daemon=True).start()
+
+    from node_agent import worker
+
+    sending = threading.Lock()
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Fault):
+            sys.stderr.write(event.traceback)
+            sys.stderr.flush()
+        with sending:
+            events.send(event)
+
+    worker.run(job, emit)
+    # Receives are still posted for messages that will never come: there is nothing to tear down in an orderly way.
+    os._exit(0)
+
+
+def _end_with_controller(lifeline: connection.Connection) -> None:
+    try:
+        lifeline.recv()
+    except (EOFError, OSError):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _tail(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError as error:
+        return f"({log}: {error.strerror})"
+    return "\n".join(lines[-LOG_TAIL:])
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for what is started inside; the libraries of a node would start a thread per core."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,609 @@
+"""The run folder: what a run leaves on disk, written as it goes and read back.
+
+    topology.yaml    the topology as read
+    config.json      the run as resolved: nodes in ring order, links, clock, versions
+    steps.csv        one row per step and node
+    links.csv        one row per step and directed link of the ring, both ends' counts joined
+    telemetry.csv    processor and memory of each node
+    events.jsonl     everything else that nodes told, arrays left out
+    summary.json     the answer (see `summarise`)
+    maps.npz         arrays of the whole scene
+    figures/  logs/
+
+Every row reaches the operating system before `RunFolder.record` returns, so a killed run is complete up to its
+last row; `load` leaves out a last line that was cut short. All numbers are in SI units.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import math
+import os
+import re
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from node_agent.events import Event, Observation, Received, Sent, Step, StepParts, Telemetry
+from node_agent.job import LinkSettings
+
+Columns = dict[str, NDArray[Any]]
+
+PARTS = tuple(part.name for part in fields(StepParts))
+_SENT = tuple(count.name for count in fields(Sent))
+_RECEIVED = tuple(measure.name for measure in fields(Received))
+
+STEP_COLUMNS = (
+    *("step", "rank", "node", "time_s", "duration_s", "loss"),
+    *(f"{part}_s" for part in PARTS),
+    *("bytes_sent", "values_sent", "fingerprint"),
+)
+LINK_COLUMNS = ("step", "time_s", "source", "target", *_SENT, *_RECEIVED)
+TELEMETRY_COLUMNS = tuple(sample.name for sample in fields(Telemetry))
+
+_TEXT = ("node", "source", "target")
+_FRACTIONAL = ("loss", "rate_bits", "cpu_percent")
+"""beside every column in seconds; the others count something"""
+
+_HEADERS = {"steps.csv": STEP_COLUMNS, "links.csv": LINK_COLUMNS, "telemetry.csv": TELEMETRY_COLUMNS}
+_STREAMS = (*_HEADERS, "events.jsonl")
+_FILES = ("topology.yaml", "config.json", *_STREAMS, "summary.json", "maps.npz")
+_FOLDERS = ("figures", "logs")
+
+
+class RunFolderError(OSError):
+    """A run folder that cannot be created, written or read: one line with path and reason."""
+
+
+def ring_links(nodes: Sequence[str]) -> list[tuple[str, str]]:
+    """The directed links (source, target) of a ring; none for a single node."""
+    if len(nodes) < 2:
+        return []
+    return [(node, nodes[(rank + 1) % len(nodes)]) for rank, node in enumerate(nodes)]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it exists either whole or not at all.
+
+    Raises:
+        RunFolderError: the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _cannot("write", path, error) from error
+
+
+class RunFolder:
+    """Writes one run. Create it with `create`; call `write_config` before the first step is recorded."""
+
+    def __init__(self, path: Path, streams: dict[str, _Stream]) -> None:
+        self.path = path
+        self._streams = streams
+        self._steps = csv.writer(streams["steps.csv"], lineterminator="\n")
+        self._links = csv.writer(streams["links.csv"], lineterminator="\n")
+        self._telemetry = csv.writer(streams["telemetry.csv"], lineterminator="\n")
+        self._ring: list[tuple[str, str]] | None = None
+        self._pending: dict[tuple[int, str, str], _LinkStep] = {}
+        self._broken = False
+
+    @classmethod
+    def create(cls, path: str | Path) -> RunFolder:
+        """Make the folder `path`, or use it where it exists and holds no run.
+
+        Raises:
+            RunFolderError: `path` holds a run already, or cannot be written.
+        """
+        path = Path(path)
+        found = [name for name in (*_FILES, *_FOLDERS) if (path / name).exists()]
+        if found:
+            raise RunFolderError(f"{path}: already holds a run (found {found[0]}); choose another folder")
+        streams: dict[str, _Stream] = {}
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            for name in _STREAMS:
+                streams[name] = _Stream(path / name)
+            for name, columns in _HEADERS.items():
+                streams[name].write(",".join(columns) + "\n")
+        except OSError as error:
+            for stream in streams.values():
+                stream.close()
+                stream.path.unlink()
+            raise _cannot("create the run folder", path, error) from error
+        return cls(path, streams)
+
+    @staticmethod
+    def default_path(root: str | Path, name: str, now: datetime) -> Path:
+        """`root/name-YYYYmmdd-HHMMSS`, with `-2`, `-3`, … where that is taken."""
+        stem = f"{_file_name(name)}-{now:%Y%m%d-%H%M%S}"
+        path = Path(root) / stem
+        number = 2
+        while path.exists():
+            path = Path(root) / f"{stem}-{number}"
+            number += 1
+        return path
+
+    def figure_path(self, name: str) -> Path:
+        return self.path / "figures" / f"{_file_name(name)}.png"
+
+    def log_path(self, node: str) -> Path:
+        """Where a node's output goes; its folder exists afterwards.
+
+        Raises:
+            RunFolderError: the folder cannot be made.
+        """
+        path = self.path / "logs" / f"{_file_name(node)}.log"
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise _cannot("write", path, error) from error
+        return path
+
+    def write_topology(self, text: str) -> None:
+        write_atomically(self.path / "topology.yaml", text.encode())
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """`config["nodes"]` holds the names in ring order: they tell which link a node's counts belong to."""
+        self._ring = ring_links(config["nodes"])
+        write_atomically(self.path / "config.json", _json(config, indent=2))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        write_atomically(self.path / "summary.json", _json(summary, indent=2))
+
+    def write_maps(self, maps: Mapping[str, NDArray[Any]]) -> None:
+        content = io.BytesIO()
+        np.savez_compressed(content, **dict(maps))  # type: ignore[arg-type]
+        write_atomically(self.path / "maps.npz", content.getvalue())
+
+    def record(self, event: Event) -> None:
+        """Write what a node told.
+
+        Raises:
+            RunFolderError: a file cannot be written; what was written before stays readable.
+        """
+        try:
+            if isinstance(event, Step):
+                self._record_step(event)
+            elif isinstance(event, Telemetry):
+                self._telemetry.writerow(_cells(asdict(event).values()))
+            else:
+                self._streams["events.jsonl"].write((_json(_described(event)) + b"\n").decode())
+        except RunFolderError:
+            self._broken = True
+            raise
+
+    def close(self) -> None:
+        """Write link rows of which only one end reported, the other's cells left empty, and close the files.
+
+        Raises:
+            RunFolderError: a row cannot be written. Not raised again where `record` raised it already.
+        """
+        try:
+            if not self._broken:
+                for key in sorted(self._pending):
+                    self._write_link(key, self._pending[key])
+        finally:
+            self._pending.clear()
+            for stream in self._streams.values():
+                stream.close()
+
+    def _record_step(self, step: Step) -> None:
+        if self._ring is None:
+            raise ValueError("the configuration must be written before the first step is recorded")
+        parts = (getattr(step.parts, part) for part in PARTS)
+        when = (step.step, step.rank, step.node, step.time_s, step.duration_s, step.loss)
+        counts = (step.sent.wire_bytes, step.values_sent, step.fingerprint)
+        self._steps.writerow(_cells((*when, *parts, *counts)))
+        if self._ring:
+            source, target = self._ring[step.rank]
+            self._join((step.step, source, target), _LinkStep(time_s=step.time_s, sent=step.sent))
+            source, target = self._ring[step.rank - 1]
+            self._join((step.step, source, target), _LinkStep(received=step.received))
+
+    def _join(self, key: tuple[int, str, str], end: _LinkStep) -> None:
+        other = self._pending.pop(key, None)
+        if other is None:
+            self._pending[key] = end
+            return
+        sender, receiver = (end, other) if end.sent is not None else (other, end)
+        self._write_link(key, _LinkStep(sender.time_s, sender.sent, receiver.received))
+
+    def _write_link(self, key: tuple[int, str, str], link: _LinkStep) -> None:
+        step, source, target = key
+        sent = (getattr(link.sent, name, None) for name in _SENT)
+        received = (getattr(link.received, name, None) for name in _RECEIVED)
+        self._links.writerow(_cells((step, link.time_s, source, target, *sent, *received)))
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run folder as read. Columns of one table have equal lengths; empty cells are NaN."""
+
+    path: Path
+    config: dict[str, Any]
+    topology: str
+    """the text of topology.yaml"""
+    steps: Columns
+    links: Columns
+    telemetry: Columns
+    events: list[dict[str, Any]]
+    """as in events.jsonl: each with `event`, its type in lower case"""
+    summary: dict[str, Any]
+    """empty where the run was killed before it could write one"""
+    maps: Columns = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return str(self.summary.get("name") or self.config.get("name") or self.path.name)
+
+    @property
+    def nodes(self) -> list[str]:
+        """In ring order."""
+        if "nodes" in self.config:
+            return list(self.config["nodes"])
+        return list(dict.fromkeys(self.steps["node"][np.argsort(self.steps["rank"], kind="stable")].tolist()))
+
+    @property
+    def ring(self) -> list[tuple[str, str]]:
+        return ring_links(self.nodes)
+
+    @property
+    def link_settings(self) -> dict[tuple[str, str], LinkSettings]:
+        """What was asked of every directed link of the topology, by source and target."""
+        links = (LinkSettings.model_validate(link) for link in self.config.get("links", []))
+        return {(link.source, link.target): link for link in links}
+
+    def of_node(self, node: str) -> Columns:
+        """The rows of steps.csv that one node wrote, by step."""
+        return _rows(self.steps, self.steps["node"] == node)
+
+    def of_link(self, source: str, target: str) -> Columns:
+        """The rows of links.csv of one directed link, by step, where the sender's end reported."""
+        links = self.links
+        return _rows(links, (links["source"] == source) & (links["target"] == target) & np.isfinite(links["time_s"]))
+
+    def events_of(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == kind]
+
+
+def load(path: str | Path) -> Run:
+    """Read a run folder, also one of a failed, killed or still running run.
+
+    Raises:
+        RunFolderError: `path` holds no run, or a file of it cannot be read.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise RunFolderError(f"{path}: no such folder" if not path.exists() else f"{path}: not a folder")
+    if not any((path / name).exists() for name in ("config.json", "steps.csv", "summary.json")):
+        raise RunFolderError(f"{path}: holds no run (neither config.json nor steps.csv nor summary.json)")
+    try:
+        return Run(
+            path=path,
+            config=_read_json(path / "config.json"),
+            topology=_read(path / "topology.yaml").decode(),
+            steps=_read_csv(path / "steps.csv", STEP_COLUMNS),
+            links=_read_csv(path / "links.csv", LINK_COLUMNS),
+            telemetry=_read_csv(path / "telemetry.csv", TELEMETRY_COLUMNS),
+            events=_read_events(path / "events.jsonl"),
+            summary=_read_json(path / "summary.json"),
+            maps=_read_maps(path / "maps.npz"),
+        )
+    except OSError as error:
+        raise _cannot("read", Path(error.filename or path), error) from error
+
+
+def summarise(
+    run: Run,
+    *,
+    seed: int,
+    links_imposed: str,
+    compressor: Mapping[str, Any],
+    workload: Any,
+    wall_s: float,
+    metrics: Mapping[str, float | None],
+    bytes_dense: Mapping[str, int] | None = None,
+    applied: Mapping[str, Mapping[str, Any]] | None = None,
+    parameters: int | None = None,
+    time_to_target_s: float | None = None,
+    error: str | None = None,
+) -> dict[str, Any]:
+    """The content of summary.json, computed from what a closed run folder holds.
+
+    Args:
+        run: the folder as read; its configuration gives name, nodes, clock and what was asked of the links.
+        links_imposed: what imposed the links, "userspace" or "netns".
+        compressor: its name and settings.
+        workload: its name, or its name and settings.
+        wall_s: how long the run took on the host.
+        metrics: of the trained model; the last step's mean `loss` is added.
+        bytes_dense: per node, what the same steps would have sent uncompressed.
+        applied: per directed link ("a->b"), the settings read back from what imposes it.
+        parameters: number of trained values, for a run that did not finish.
+        time_to_target_s: when the metric first reached its target.
+        error: why the run failed, on one line; None: it finished.
+
+    A value that was not measured is None; so is a number that is not finite.
+    """
+    steps, nodes = run.steps, run.nodes
+    rows = {node: run.of_node(node) for node in nodes}
+    finished = run.events_of("finished")
+    setup = {event["node"]: Sent(**event["sent"]) for event in run.events_of("started")}
+    sent = {node: int(rows[node]["bytes_sent"].sum()) for node in nodes}
+    values = int(steps["values_sent"].sum())
+    time_s = max((event["time_s"] for event in finished), default=_last(steps["time_s"]))
+    parameters = finished[0]["parameters"] if finished else parameters
+    durations = steps["duration_s"]
+    last = [rows[node]["loss"][-1] for node in nodes if len(rows[node]["loss"])]
+    digests = {event["params_sha256"] for event in finished}
+    agree = _agree(run, len(finished), digests)
+    summary = {
+        "status": "finished" if error is None else "failed",
+        "error": error,
+        "name": run.name,
+        "seed": seed,
+        "nodes": nodes,
+        "clock": run.config.get("clock"),
+        "links_imposed": links_imposed,
+        "compressor": dict(compressor),
+        "workload": workload,
+        "steps": min((len(rows[node]["step"]) for node in nodes), default=0),
+        "time_s": time_s,
+        "wall_s": wall_s,
+        "time_to_target_s": time_to_target_s,
+        "metrics": {"loss": float(np.mean(last)) if last else None, **metrics},
+        "bytes_sent": sent,
+        "bytes_setup": {node: setup[node].wire_bytes if node in setup else None for node in nodes},
+        "bytes_dense": dict(bytes_dense) if bytes_dense is not None else None,
+        "ratio_wire": _ratio(sum(bytes_dense.values()) if bytes_dense else None, sum(sent.values())),
+        "ratio_values": _ratio(parameters * len(steps["step"]) if parameters else None, values),
+        "parameters": parameters,
+        "step_time_s": {
+            "p50": float(np.percentile(durations, 50)) if len(durations) else None,
+            "p95": float(np.percentile(durations, 95)) if len(durations) else None,
+            **{part: float(steps[f"{part}_s"].mean()) if len(durations) else None for part in PARTS},
+        },
+        "link_utilisation": {},
+        "links": {},
+        "energy_j": None,
+        "params_sha256": digests.pop() if len(digests) == 1 and agree else None,
+        "nodes_agree": agree,
+    }
+    for source, target in run.ring:
+        name, link = f"{source}->{target}", run.of_link(source, target)
+        summary["link_utilisation"][name] = _ratio(float(link["busy_s"].sum()), _last(link["time_s"]))
+        asked = run.link_settings.get((source, target))
+        summary["links"][name] = {
+            "requested": _requested(asked) if asked else None,
+            "applied": dict(applied[name]) if applied and name in applied else None,
+            "measured": measured(link),
+        }
+    plain: dict[str, Any] = _plain(summary)
+    return plain
+
+
+def measured(link: Columns) -> dict[str, float | None]:
+    """What a link really gave, from its rows (`Run.of_link`).
+
+    `rate_bit_s` is that of back-to-back messages, `delay_s` the mean one-way delay of messages that were awaited, and
+    `loss` the share of the bytes on the wire that were sent again.
+    """
+    samples = np.nan_to_num(link["delay_samples"])
+    delays = np.nan_to_num(link["delay_s"])
+    wire = sum(float(np.nansum(link[f"{part}_bytes"])) for part in ("payload", "header", "retransmitted"))
+    return {
+        "rate_bit_s": _ratio(float(np.nansum(link["rate_bits"])), float(np.nansum(link["rate_s"]))),
+        "delay_s": _ratio(float((delays * samples).sum()), float(samples.sum())),
+        "loss": _ratio(float(np.nansum(link["retransmitted_bytes"])), wire),
+    }
+
+
+def disagreement(run: Run) -> int | None:
+    """The first step after which the nodes' parameters were not the same; None if there is none."""
+    order = np.argsort(run.steps["step"], kind="stable")
+    steps, prints = run.steps["step"][order], run.steps["fingerprint"][order]
+    differing = np.flatnonzero((steps[1:] == steps[:-1]) & (prints[1:] != prints[:-1]))
+    return int(steps[differing[0]]) if len(differing) else None
+
+
+@dataclass(frozen=True)
+class _LinkStep:
+    """What the ends of a link reported of one step."""
+
+    time_s: float | None = None
+    sent: Sent | None = None
+    received: Received | None = None
+
+
+class _Stream:
+    """A file that grows by whole writes, unbuffered: what is written survives the end of this process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("xb", buffering=0)
+
+    def write(self, text: str) -> None:
+        rest = memoryview(text.encode())
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise _cannot("write", self.path, error) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _cannot(what: str, path: Path, error: OSError) -> RunFolderError:
+    if isinstance(error, RunFolderError):
+        return error
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        reason = f"disk full ({reason}); what was written before stays readable"
+    return RunFolderError(f"{path}: cannot {what}: {reason}")
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", name)
+
+
+def _cells(values: Iterable[Any]) -> list[Any]:
+    """Nine significant digits hold a float32 exactly and a run of a day to a tenth of a millisecond."""
+    return [f"{value:.9g}" if isinstance(value, float) else value for value in values]
+
+
+def _described(event: Event) -> dict[str, Any]:
+    if isinstance(event, Observation):
+        shapes = {name: list(array.shape) for name, array in event.arrays.items()}
+        return {
+            "event": "observation",
+            "rank": event.rank,
+            "node": event.node,
+            "step": event.step,
+            "time_s": event.time_s,
+            "shapes": shapes,
+        }
+    return {"event": type(event).__name__.lower(), **asdict(event)}
+
+
+def _json(value: Any, indent: int | None = None) -> bytes:
+    text = json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    return text.encode() + (b"\n" if indent else b"")
+
+
+def _plain(value: Any) -> Any:
+    """The value in the terms of strict JSON: None for what is not finite, lists for arrays and tuples."""
+    if isinstance(value, BaseModel):
+        return _plain(value.model_dump())
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a file that may have been cut short while its last line was written."""
+    content = _read(path)
+    content = content[: content.rfind(b"\n") + 1]
+    try:
+        return content.decode().split("\n")[:-1]
+    except UnicodeDecodeError as error:
+        raise RunFolderError(f"{path}: not a text file ({error.reason} at byte {error.start})") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise RunFolderError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{path}: found a {type(value).__name__}, expected an object")
+    return value
+
+
+def _read_events(path: Path) -> list[dict[str, Any]]:
+    events = []
+    for number, line in enumerate(_whole_lines(path), start=1):
+        try:
+            events.append(json.loads(line))
+        except ValueError as error:
+            raise RunFolderError(f"{path}:{number}: not valid JSON: {error}") from error
+    return events
+
+
+def _read_csv(path: Path, expected: Sequence[str]) -> Columns:
+    rows = list(csv.reader(_whole_lines(path)))
+    header = rows[0] if rows else list(expected)
+    missing = [name for name in expected if name not in header]
+    if missing:
+        raise RunFolderError(f"{path}:1: column {missing[0]} is missing; found {', '.join(header)}")
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(header):
+            raise RunFolderError(f"{path}:{number}: found {len(row)} cells, expected {len(header)}")
+    columns = zip(*rows[1:], strict=True) if len(rows) > 1 else ([] for _ in header)
+    try:
+        return {name: _column(name, cells) for name, cells in zip(header, columns, strict=True)}
+    except ValueError as error:
+        raise RunFolderError(f"{path}: {error}") from error
+
+
+def _column(name: str, cells: Sequence[str]) -> NDArray[Any]:
+    if name in _TEXT:
+        return np.array(cells, dtype=np.str_)
+    counts = not (name.endswith("_s") or name in _FRACTIONAL)
+    if counts and all(cells):
+        numbers = [int(cell) for cell in cells]
+        # A fingerprint may use all 64 bits.
+        return np.array(numbers, dtype=np.uint64 if max(numbers, default=0) >= 2**63 else np.int64)
+    return np.array([float(cell) if cell else math.nan for cell in cells], dtype=np.float64)
+
+
+def _read_maps(path: Path) -> Columns:
+    if not path.exists():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise RunFolderError(f"{path}: not a readable .npz archive: {error}") from error
+
+
+def _rows(columns: Columns, chosen: NDArray[np.bool_]) -> Columns:
+    index = np.flatnonzero(chosen)
+    index = index[np.argsort(columns["step"][index], kind="stable")]
+    return {name: column[index] for name, column in columns.items()}
+
+
+def _last(times: NDArray[Any]) -> float:
+    return float(times.max()) if len(times) else 0.0
+
+
+def _ratio(numerator: float | None, denominator: float) -> float | None:
+    return numerator / denominator if numerator is not None and denominator > 0 else None
+
+
+def _agree(run: Run, finished: int, digests: set[str]) -> bool | None:
+    """None: nothing differs, but not every node came to its end."""
+    if len(digests) > 1 or disagreement(run) is not None:
+        return False
+    return True if finished == len(run.nodes) else None
+
+
+def _requested(link: LinkSettings) -> dict[str, Any]:
+    return {
+        "rate_bit_s": link.rate,
+        "delay_s": link.delay,
+        "jitter_s": link.jitter,
+        "loss": link.loss,
+        "schedule": [[window.start, window.end] for window in link.schedule] if link.schedule else None,
+    }

@@ -1,0 +1,334 @@
+"""Topology -> jobs -> fleet -> run folder."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesim import host
+from edgesim.comparison import compressor_label
+from edgesim.fleet.base import Fleet, NodeFailure
+from edgesim.results import Run, RunFolder, RunFolderError, load, summarise
+from edgesim.topology.schema import Topology
+from node_agent.compression.settings import CompressorSettings
+from node_agent.events import Event, Finished, Observation, Started, Step
+from node_agent.job import BackgroundSettings, Job, LinkSettings, SceneSettings
+from node_agent.link_model import patience
+from node_agent.workloads import detection
+from node_agent.workloads.formats import SceneError
+from node_agent.workloads.scenes import Prior, Scene, open_scene, target_prior
+
+Watch = Callable[[Event], None]
+
+
+class RunError(RuntimeError):
+    """A run that failed; `folder` holds what was measured, `log` the failed node's last words, if any."""
+
+    def __init__(self, message: str, log: str = "", folder: Path | None = None) -> None:
+        super().__init__(message)
+        self.log = log
+        self.folder = folder
+
+    def details(self) -> str:
+        log = "".join(f"  | {line}\n" for line in self.log.splitlines())
+        kept = f"what was measured is in {self.folder}" if self.folder is not None else ""
+        return f"{log}{kept}"
+
+
+class Interrupted(RunError):
+    """Ended by a signal from outside."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A topology with its scene opened and checked: ready to run under any compressor."""
+
+    topology: Topology
+    source: str
+    """the topology's text, as read"""
+    scene: Scene
+    prior: Prior
+    overrides: tuple[str, ...] = ()
+    """what was changed of it on the command line"""
+
+    @classmethod
+    def prepare(cls, topology: Topology, source: str, overrides: Sequence[str] = ()) -> Experiment:
+        """Open the scene and draw the prior.
+
+        Raises SceneError where the scene cannot be used, or has fewer lines than there are nodes.
+        """
+        training = topology.training
+        scene = open_scene(_scene_settings(topology))
+        prior = target_prior(scene, training.prior, np.random.default_rng([topology.seed, 0xD]))
+        if scene.shape[0] < len(topology.ring):
+            raise SceneError(
+                f"{scene.name}: found {scene.shape[0]} lines, allowed at least one for each of the "
+                f"{len(topology.ring)} nodes"
+            )
+        return cls(topology, source, scene, prior, tuple(overrides))
+
+    def jobs(self, compressor: CompressorSettings, run: str, rendezvous: str) -> list[Job]:
+        """One job per node, in ring order."""
+        topology, training = self.topology, self.topology.training
+        names = tuple(topology.ring)
+        links = {link.source: link for link in topology.ring_links()}
+        incoming = {link.target: link for link in topology.ring_links()}
+        factors = {node.name: node.compute_factor for node in topology.nodes}
+        cuts = [self.scene.shape[0] * i // len(names) for i in range(len(names) + 1)]
+        return [
+            Job(
+                run=run,
+                rank=rank,
+                nodes=names,
+                seed=topology.seed,
+                steps=training.steps,
+                clock=topology.emulation.clock,
+                compute_factor=factors[name],
+                outgoing=links.get(name),
+                incoming=incoming.get(name),
+                rendezvous=rendezvous,
+                timeout=topology.emulation.timeout + sum(patience(link) for link in links.values()),
+                compressor=compressor,
+                bucket_bytes=training.bucket,
+                workload=BackgroundSettings(
+                    scene=_scene_settings(topology),
+                    lines=(cuts[rank], cuts[rank + 1]),
+                    target_spectrum=tuple(map(float, self.prior.spectrum)),
+                    network=training.network,
+                    batch=training.batch,
+                    learning_rate=training.learning_rate,
+                ),
+                evaluate_every=training.evaluate_every,
+            )
+            for rank, name in enumerate(names)
+        ]
+
+    def run(self, compressor: CompressorSettings, path: Path, fleet: Fleet, watch: Watch) -> Run:
+        """Train on the fleet and fill the run folder `path`; returns it as read back.
+
+        Raises RunError where a node fails, replicas differ, the folder cannot be written or a signal ends the run;
+        the folder then holds what was measured so far. Raises RunFolderError if the folder cannot be made.
+        """
+        folder = RunFolder.create(path)
+        began = time.monotonic()
+        observed = Observed(self)
+        failure: RunError | None = None
+        try:
+            folder.write_topology(self.source)
+            folder.write_config(self._config(compressor))
+            with tempfile.TemporaryDirectory(prefix="edgesim-") as meeting, interruptible(), fleet:
+                jobs = self.jobs(compressor, path.name, f"file://{meeting}/rendezvous")
+                fleet.start(jobs, [folder.log_path(job.node) for job in jobs])
+                observed.prepare()
+                for event in fleet.events():
+                    folder.record(event)
+                    observed(event)
+                    watch(event)
+            folder.write_maps(observed.maps())
+        except NodeFailure as error:
+            failure = RunError(str(error), error.log)
+        except (RunError, RunFolderError) as error:
+            failure = error if isinstance(error, RunError) else RunError(str(error))
+        except KeyboardInterrupt:
+            failure = Interrupted("interrupted")
+        wall_s = time.monotonic() - began
+        try:
+            folder.close()
+            summary = self._summary(path, compressor, observed, wall_s, failure)
+            folder.write_summary(summary)
+        except RunFolderError as error:
+            failure = failure or RunError(str(error))
+        if failure is None and not summary["nodes_agree"]:
+            failure = RunError("the nodes ended with different parameters")
+        if failure is not None:
+            failure.folder = path
+            raise failure
+        return load(path)
+
+    def _config(self, compressor: CompressorSettings) -> dict[str, Any]:
+        topology = self.topology
+        return {
+            "name": topology.name,
+            "nodes": list(topology.ring),
+            "links": [link.model_dump() for link in topology.directed_links()],
+            "clock": topology.emulation.clock,
+            "compressor": compressor.model_dump(),
+            "scene": self.scene.describe,
+            "prior": self.prior.label,
+            "topology": topology.model_dump(mode="json"),
+            "overrides": list(self.overrides),
+            "versions": host.versions(),
+            "host": host.host(),
+            "git": host.revision(),
+        }
+
+    def _summary(
+        self, path: Path, compressor: CompressorSettings, observed: Observed, wall_s: float, failure: RunError | None
+    ) -> dict[str, Any]:
+        topology = self.topology
+        run = load(path)
+        steps = {node: len(run.of_node(node)["step"]) for node in run.nodes}
+        summary = summarise(
+            run,
+            seed=topology.seed,
+            links_imposed=topology.emulation.links,
+            compressor=compressor.model_dump(),
+            workload=topology.training.workload,
+            wall_s=wall_s,
+            metrics=observed.metrics,
+            bytes_dense={node: steps[node] * dense for node, dense in observed.dense_step_bytes.items()} or None,
+            applied=observed.applied,
+            parameters=observed.parameters,
+            time_to_target_s=observed.time_to_goal,
+            error=None if failure is None else str(failure),
+        )
+        summary["scene"] = self.scene.describe
+        summary["prior"] = self.prior.label
+        summary["setup_s"] = observed.setup_s
+        summary["evaluations"] = observed.evaluations
+        return summary
+
+
+def run_all(
+    experiment: Experiment, folder: Path, fleet: Fleet, watch: Callable[[str], AbstractContextManager[Watch]]
+) -> list[Run]:
+    """Run the experiment under each of its compressors, one after the other on the same links.
+
+    `folder` is the run folder itself where there is one compressor; with several it holds a run folder for each.
+    Raises as `Experiment.run`.
+    """
+    compressors = experiment.topology.training.compressor
+    if len(compressors) > 1 and folder.exists() and any(folder.iterdir()):
+        raise RunFolderError(f"{folder}: not empty; choose another folder for {len(compressors)} runs")
+    runs = []
+    for place, compressor in enumerate(compressors, start=1):
+        settings = compressor.model_dump()
+        path = folder if len(compressors) == 1 else folder / f"{place}-{settings['name']}"
+        with watch(compressor_label(settings)) as watching:
+            runs.append(experiment.run(compressor, path, fleet, watching))
+    return runs
+
+
+class Observed:
+    """What the controller makes of the events: whether replicas agree, and what the maps are worth."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+        self._nodes = list(experiment.topology.ring)
+        self._fingerprints: dict[int, dict[str, int]] = {}
+        self._arrays: dict[int, dict[int, dict[str, NDArray[Any]]]] = {}
+        self._last: dict[str, NDArray[Any]] = {}
+        self._untrained: dict[str, NDArray[Any]] = {}
+        self._controls: dict[str, NDArray[np.float64]] = {}
+        self._rgb: NDArray[np.uint8] | None = None
+        self.metrics: dict[str, float] = {}
+        self.evaluations: list[dict[str, float]] = []
+        self.time_to_goal: float | None = None
+        self.dense_step_bytes: dict[str, int] = {}
+        self.applied: dict[str, dict[str, Any]] = {}
+        self.parameters: int | None = None
+        self.setup_s: float | None = None
+
+    def prepare(self) -> None:
+        """Compute the controls, which need no node."""
+        self._controls = detection.controls(self._experiment.scene, self._experiment.prior)
+        self._rgb = detection.false_colour(self._experiment.scene)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self.dense_step_bytes[event.node] = event.dense_step_bytes
+            self.setup_s = max(self.setup_s or 0.0, event.time_s)
+            self.parameters = event.facts["parameters"]
+            if event.link is not None:
+                self.applied[event.link.name] = applied(event.link)
+        elif isinstance(event, Step):
+            self._compare(event)
+        elif isinstance(event, Observation):
+            self._assemble(event)
+        elif isinstance(event, Finished):
+            self.parameters = event.parameters
+
+    def _compare(self, step: Step) -> None:
+        """Raises RunError at the first step after which two nodes hold different parameters."""
+        known = self._fingerprints.setdefault(step.step, {})
+        known[step.node] = step.fingerprint
+        if len(set(known.values())) > 1:
+            groups = ", ".join(f"{node} {value:016x}" for node, value in sorted(known.items()))
+            raise RunError(f"replicas differ after step {step.step}: {groups}")
+        if len(known) == len(self._nodes):
+            del self._fingerprints[step.step]
+
+    def _assemble(self, event: Observation) -> None:
+        strips = self._arrays.setdefault(event.step, {})
+        strips[event.rank] = event.arrays
+        if len(strips) < len(self._nodes):
+            return
+        del self._arrays[event.step]
+        self._last = {
+            name: np.concatenate([strips[rank][name] for rank in range(len(self._nodes))]) for name in strips[0]
+        }
+        self._untrained = self._untrained or self._last
+        experiment = self._experiment
+        self.metrics = detection.evaluate(
+            self._last,
+            experiment.scene.mask,
+            experiment.prior.used,
+            controls=self._controls,
+            untrained=self._untrained,
+        )
+        self.evaluations.append({"step": event.step, "time_s": event.time_s, "auc": self.metrics["auc"]})
+        goal = experiment.topology.training.goal
+        if goal is not None and self.time_to_goal is None and self.metrics["auc"] >= goal:
+            self.time_to_goal = event.time_s
+
+    def maps(self) -> dict[str, NDArray[Any]]:
+        """Full-scene maps (H, W), for figures."""
+        scene, prior = self._experiment.scene, self._experiment.prior
+        assert self._rgb is not None
+        return {
+            "score": detection.fuse(self._last["residual"], self._last["coarse"]).astype(np.float32),
+            **{name: values.astype(np.float32) for name, values in self._last.items()},
+            "untrained": detection.fuse(self._untrained["residual"], self._untrained["coarse"]).astype(np.float32),
+            **{name: values.astype(np.float32) for name, values in self._controls.items()},
+            "target": scene.mask,
+            "scored": ~prior.used,
+            "rgb": self._rgb,
+        }
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """A request to terminate ends a run as an interrupt from the keyboard does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def applied(link: LinkSettings) -> dict[str, Any]:
+    """A link's settings as the node that imposes it reported them."""
+    return {"rate_bit_s": link.rate, "delay_s": link.delay, "jitter_s": link.jitter, "loss": link.loss}
+
+
+def _scene_settings(topology: Topology) -> SceneSettings:
+    training = topology.training
+    return SceneSettings(path=training.scene, target=training.target, cube=training.cube, mask=training.mask)

@@ -1,0 +1,558 @@
+"""What a topology file may say, parsed into SI units: nodes, links, the ring, how it is emulated, what is trained."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, InitErrorDetails, core_schema
+
+from edgesim.topology.problems import Refusal, closest, listed, shown
+from edgesim.topology.quantities import (
+    FRACTION,
+    RATE,
+    SIZE,
+    TIME,
+    Kind,
+    format_time,
+    parse_within,
+)
+from node_agent.compression.settings import CATALOGUE, AnyCompressorSettings, CompressorSettings, NoneSettings
+from node_agent.job import LinkSettings, Window
+
+DEFAULT_SCENE = "indian-pines"
+DEFAULT_TARGET = "stone-steel-towers"
+MOST_NODES = 64
+MOST_LISTED = 10
+NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}"
+
+Path = tuple[Any, ...]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Marks a field as written with a unit, and bounds it (SI, inclusive)."""
+
+    kind: Kind
+    minimum: float
+    maximum: float
+
+    def parse(self, value: Any) -> float | None:
+        if self.kind.word is not None and value == self.kind.word:
+            return None
+        return parse_within(value, self.kind, self.minimum, self.maximum)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.parse, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        number = r"\d+(\.\d*)?([eE][+-]?\d{1,2})?"
+        pattern = rf"{number} ?({'|'.join(self.kind.units)})"
+        if self.kind.word is not None:
+            pattern = f"{pattern}|{self.kind.word}"
+        written = {"type": "string", "pattern": f"^({pattern})$", "examples": [self.kind.example]}
+        bare = {"type": "number", "minimum": self.minimum, "maximum": self.maximum if self.kind.bare else 0}
+        return {"anyOf": [written, bare]} if self.minimum == 0 else written
+
+
+Rate = Annotated[float | None, Quantity(RATE, 1, 1e12)]
+Delay = Annotated[float, Quantity(TIME, 0, 3600)]
+Jitter = Annotated[float, Quantity(TIME, 0, 60)]
+Loss = Annotated[float, Quantity(FRACTION, 0, 0.5)]
+Instant = Annotated[float, Quantity(TIME, 0, 10 * 365.25 * 86400)]
+Timeout = Annotated[float, Quantity(TIME, 0.1, 86400)]
+Size = Annotated[int, Quantity(SIZE, 1, 2**32)]
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(NAME, value):
+        return value
+    # 7 is a number to YAML, "7" a name.
+    hint = str(value) if type(value) is int and value >= 0 else None
+    allowed = "a name: letters, digits, '.', '_' and '-', at most 64, beginning with a letter, a digit or '_'"
+    raise Refusal(shown(value), allowed, hint)
+
+
+@dataclass(frozen=True)
+class _NameSchema:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": "string", "pattern": f"^{NAME}$"}
+
+
+Name = Annotated[str, BeforeValidator(_name), _NameSchema()]
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    """For fields whose default follows from others."""
+    schema.pop("default", None)
+
+
+class NodeProperties(Section):
+    device: Name = Field(default="host", description="device profile of the node")
+    compute_factor: float = Field(
+        default=1.0,
+        gt=0,
+        le=10**6,
+        strict=True,
+        description="virtual clock: seconds on the node for one CPU second measured here",
+    )
+
+
+class Node(NodeProperties):
+    name: Name = Field(description="the node's name")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        if isinstance(value, (dict, cls)):
+            return value
+        if isinstance(value, str):
+            return {"name": value}
+        hint = str(value) if type(value) is int and value >= 0 else None
+        raise Refusal(shown(value), "a name, or a mapping with a name", hint)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [_NameSchema().__get_pydantic_json_schema__(schema, handler), handler(schema)]}
+
+
+class Contact(Section):
+    """A contact window on the run's clock."""
+
+    start: Instant = Field(alias="from", description="when the link opens, s of the run's clock")
+    end: Instant = Field(alias="to", description="when it closes")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Contact:
+        if self.start >= self.end:
+            raise Refusal(self.text, "a window that opens before it closes")
+        return self
+
+    @property
+    def text(self) -> str:
+        return f"{format_time(self.start)} to {format_time(self.end)}"
+
+
+class LinkProperties(Section):
+    rate: Rate = Field(
+        default=None, json_schema_extra={"default": "unlimited"}, description="what the link carries, bit/s"
+    )
+    delay: Delay = Field(default=0.0, json_schema_extra={"default": "0 s"}, description="one-way propagation delay, s")
+    jitter: Jitter = Field(
+        default=0.0, json_schema_extra={"default": "0 s"}, description="standard deviation of the delay, s"
+    )
+    loss: Loss = Field(default=0.0, description="probability that a packet is lost")
+    schedule: tuple[Contact, ...] | None = Field(
+        default=None, min_length=1, description="contact windows in ascending order; none given: always open"
+    )
+
+    @field_validator("schedule")
+    @classmethod
+    def _ascending(cls, schedule: tuple[Contact, ...] | None) -> tuple[Contact, ...] | None:
+        for before, after in pairwise(schedule or ()):
+            if before.end > after.start:
+                raise Refusal(f"{before.text} followed by {after.text}", "ascending windows that do not overlap")
+        return schedule
+
+
+def _given(properties: LinkProperties | NodeProperties | None, of: type[Section]) -> dict[str, Any]:
+    """What the file itself says, not the defaults."""
+    if properties is None:
+        return {}
+    return {name: getattr(properties, name) for name in properties.model_fields_set & set(of.model_fields)}
+
+
+class Link(LinkProperties):
+    """Both directions of a link: from the first to the second of `between`, and `reverse`."""
+
+    between: tuple[Name, Name] = Field(description="the two nodes that the link joins")
+    reverse: LinkProperties | None = Field(default=None, description="what differs from the second node to the first")
+
+    @field_validator("between", mode="before")
+    @classmethod
+    def _two_names(cls, value: Any) -> Any:
+        if isinstance(value, (list, tuple)) and len(value) == 2:
+            return value
+        raise Refusal(shown(value), "a list of 2 node names")
+
+    def resolved(self, defaults: LinkProperties) -> Link:
+        """With every property of both directions spelled out."""
+        forward = {**_given(defaults, LinkProperties), **_given(self, LinkProperties)}
+        backward = {**forward, **_given(self.reverse, LinkProperties)}
+        return self.model_copy(update={**forward, "reverse": LinkProperties.model_construct(**backward)})
+
+    def settings(self, source: str, target: str) -> LinkSettings:
+        """One direction of a resolved link."""
+        same = (source, target) == self.between
+        properties: LinkProperties = self if same or self.reverse is None else self.reverse
+        windows = properties.schedule
+        return LinkSettings(
+            source=source,
+            target=target,
+            rate=properties.rate,
+            delay=properties.delay,
+            jitter=properties.jitter,
+            loss=properties.loss,
+            schedule=windows and tuple(Window(start=contact.start, end=contact.end) for contact in windows),
+        )
+
+
+class Defaults(Section):
+    node: NodeProperties = Field(default_factory=NodeProperties, description="of nodes that say nothing else")
+    link: LinkProperties = Field(default_factory=LinkProperties, description="of links that say nothing else")
+
+
+class Emulation(Section):
+    links: Literal["userspace"] = Field(
+        default="userspace", description="how links are imposed: by the sending node itself"
+    )
+    clock: Literal["wall", "virtual"] = Field(
+        default="wall", description="wall: nodes wait as long as links take; virtual: the time is computed"
+    )
+    timeout: Timeout = Field(
+        default=60.0,
+        json_schema_extra={"default": "60 s"},
+        description="longest silence of a neighbour, beyond its link's own time, s",
+    )
+
+
+def _compressor(value: Any) -> CompressorSettings:
+    if isinstance(value, CompressorSettings):
+        return value
+    settings = value if isinstance(value, dict) else {"name": value}
+    name = settings.get("name")
+    if not isinstance(name, str) or name not in CATALOGUE:
+        found = shown(name) if "name" in settings else "a mapping without a name"
+        raise Refusal(
+            found, f"{listed(CATALOGUE)}, or a mapping with one of these as its name", closest(name, CATALOGUE)
+        )
+    # Strictly, and as JSON, in which a list is a tuple: a density of `true` or "0.5" is a mistake.
+    return CATALOGUE[name].model_validate_json(json.dumps(settings), strict=True)
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+@dataclass(frozen=True)
+class _CompressorsSchema:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        several = handler(schema)
+        one = {"anyOf": [{"enum": list(CATALOGUE)}, several["items"]]}
+        return {"anyOf": [*one["anyOf"], {**several, "items": one}]}
+
+
+Compressors = Annotated[
+    tuple[Annotated[AnyCompressorSettings, BeforeValidator(_compressor)], ...],
+    BeforeValidator(_listed),
+    _CompressorsSchema(),
+]
+
+
+class Training(Section):
+    workload: Literal["background"] = Field(
+        default="background", description="what is trained: background learning for target detection"
+    )
+    scene: str = Field(
+        default=DEFAULT_SCENE, min_length=1, strict=True, description="a built-in name, or a file: .mat, .npz, ENVI"
+    )
+    target: str | int | None = Field(
+        default=None,
+        json_schema_extra=_without_default,
+        description="class name or number where the mask holds several; "
+        f"{DEFAULT_TARGET} in {DEFAULT_SCENE} if not given",
+    )
+    cube: str | None = Field(
+        default=None, strict=True, description="variable that holds the cube; not given: found by shape"
+    )
+    mask: str | None = Field(default=None, strict=True, description="variable (or file, for ENVI) that holds the mask")
+    prior: Literal["blob", "pixels", "oracle"] = Field(
+        default="blob",
+        description="whence the target spectrum: blob, the mean of the largest target blob, scored on the rest "
+        "(ten pixels drawn by the seed where the mask is a single blob); pixels, ten pixels drawn by the seed, "
+        "scored on the rest; oracle, the mean of all target pixels",
+    )
+    compressor: Compressors = Field(
+        default=(NoneSettings(),),
+        min_length=1,
+        description="a name, a mapping of name and settings, or a list of these to compare on the same links",
+    )
+    steps: int = Field(default=400, ge=1, le=10**6, strict=True, description="optimiser steps")
+    batch: int = Field(default=256, ge=1, le=10**6, strict=True, description="background pixels a step and node")
+    learning_rate: float = Field(default=1e-4, gt=0, le=10, strict=True, description="of Adam")
+    network: tuple[Annotated[int, Field(ge=1, le=65536, strict=True)], ...] = Field(
+        default=(400, 400, 50),
+        min_length=1,
+        max_length=32,
+        description="widths of the encoder; the decoder mirrors it",
+    )
+    evaluate_every: int = Field(
+        default=50, ge=0, le=10**6, strict=True, description="steps between evaluations; 0: first and last only"
+    )
+    goal: float | None = Field(
+        default=None, gt=0, le=1, strict=True, description="AUC whose first reaching is time_to_target_s"
+    )
+    bucket: Size = Field(
+        default=25 * 2**20,
+        json_schema_extra={"default": "25 MiB"},
+        description="gradients gathered before an exchange starts, bytes",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_target(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "target" in value:
+            return value
+        return {**value, "target": DEFAULT_TARGET} if value.get("scene", DEFAULT_SCENE) == DEFAULT_SCENE else value
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _class(cls, value: Any) -> Any:
+        if value is None or type(value) is int or (isinstance(value, str) and value):
+            return value
+        raise Refusal(shown(value), "the name or number of a class, or null")
+
+    @field_validator("compressor")
+    @classmethod
+    def _distinct(cls, value: tuple[CompressorSettings, ...]) -> tuple[CompressorSettings, ...]:
+        for i, settings in enumerate(value):
+            if settings in value[:i]:
+                raise Refusal(f"{settings.model_dump()['name']} twice with the same settings", "different ones")
+        return value
+
+
+class Topology(Section):
+    """One experiment. All quantities are in SI units: bit/s, s, bytes, fractions of 1.
+
+    Links and nodes are resolved: each holds all of its properties, the file's defaults included.
+    """
+
+    name: Name = Field(default="topology", description="name of the experiment; not given: that of the file")
+    seed: int = Field(default=0, ge=0, le=2**32 - 1, strict=True, description="of everything that is drawn at random")
+    defaults: Defaults = Field(
+        default_factory=Defaults, description="properties of the nodes and links that say nothing else"
+    )
+    nodes: tuple[Node, ...] = Field(
+        min_length=1, max_length=MOST_NODES, description="the nodes: names, or mappings with a name"
+    )
+    ring: tuple[Name, ...] = Field(
+        default=(),
+        json_schema_extra=_without_default,
+        validate_default=True,
+        description="every node once, in the order in which gradients travel; not given: the order of nodes",
+    )
+    links: tuple[Link, ...] = Field(
+        default=(),
+        json_schema_extra=_without_default,
+        validate_default=True,
+        description="links between pairs of nodes; not given: one between any two neighbours of the ring",
+    )
+    emulation: Emulation = Field(default_factory=Emulation, description="how links and time are imposed")
+    training: Training = Field(default_factory=Training, description="what the nodes train, and how")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_cross_checks(cls, data: Any, handler: ModelWrapValidatorHandler[Topology]) -> Topology:
+        """Cross-checks work on the data as given, so that they are reported together with the fields' problems."""
+        if not isinstance(data, dict):
+            return handler(data)
+        problems = [
+            InitErrorDetails(type="value_error", loc=path, input=None, ctx={"error": refusal})
+            for path, refusal in inconsistencies(data)
+        ]
+        try:
+            topology = handler(data)
+        except ValidationError as error:
+            fields = [
+                InitErrorDetails(
+                    type=detail["type"], loc=detail["loc"], input=detail["input"], ctx=detail.get("ctx", {})
+                )
+                for detail in error.errors()
+            ]
+            raise ValidationError.from_exception_data(cls.__name__, fields + problems) from None
+        if problems:
+            raise ValidationError.from_exception_data(cls.__name__, problems)
+        return topology
+
+    @field_validator("nodes")
+    @classmethod
+    def _resolve_nodes(cls, nodes: tuple[Node, ...], info: ValidationInfo) -> tuple[Node, ...]:
+        if "defaults" not in info.data:
+            return nodes
+        defaults = _given(info.data["defaults"].node, NodeProperties)
+        return tuple(node.model_copy(update={**defaults, **_given(node, NodeProperties)}) for node in nodes)
+
+    @field_validator("ring", mode="before")
+    @classmethod
+    def _order_of_nodes(cls, ring: Any, info: ValidationInfo) -> Any:
+        return [node.name for node in info.data.get("nodes", ())] if ring in (None, ()) else ring
+
+    @field_validator("links", mode="before")
+    @classmethod
+    def _between_neighbours(cls, links: Any, info: ValidationInfo) -> Any:
+        if links not in (None, ()):
+            return links
+        return [{"between": pair} for pair in _neighbours(info.data.get("ring", ()))]
+
+    @field_validator("links")
+    @classmethod
+    def _resolve_links(cls, links: tuple[Link, ...], info: ValidationInfo) -> tuple[Link, ...]:
+        defaults = info.data.get("defaults", Defaults()).link
+        return tuple(link.resolved(defaults) for link in links)
+
+    @property
+    def world_size(self) -> int:
+        return len(self.nodes)
+
+    def node(self, name: str) -> Node:
+        """Raises ValueError where there is no such node."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise ValueError(f"no node {name!r} in {self.name}")
+
+    def link(self, source: str, target: str) -> LinkSettings:
+        """The direction from `source` to `target`. Raises ValueError where no link joins the two."""
+        for link in self.links:
+            if {source, target} == set(link.between):
+                return link.settings(source, target)
+        raise ValueError(f"no link joins {source!r} and {target!r} in {self.name}")
+
+    def directed_links(self) -> list[LinkSettings]:
+        """Both directions of every link, in the order of the file."""
+        return [
+            link.settings(source, target)
+            for link in self.links
+            for source, target in (link.between, link.between[::-1])
+        ]
+
+    def ring_links(self) -> list[LinkSettings]:
+        """What the ring sends over: entry i from ring[i] to the node after it. Empty if there is but one node."""
+        if self.world_size == 1:
+            return []
+        after = (*self.ring[1:], self.ring[0])
+        return [self.link(source, target) for source, target in zip(self.ring, after, strict=True)]
+
+
+def _neighbours(ring: Sequence[str]) -> list[tuple[str, str]]:
+    """Each pair of ring neighbours once: none, one, or as many as there are nodes."""
+    pairs = list(zip(ring, (*ring[1:], *ring[:1]), strict=True))
+    return pairs if len(pairs) > 2 else pairs[: len(pairs) - 1]
+
+
+def inconsistencies(data: Mapping[str, Any]) -> Iterator[tuple[Path, Refusal]]:
+    """What does not fit together in a file's data, each with its path. Values of a wrong shape are passed over:
+    the fields themselves refuse those."""
+    nodes = _sequence(data.get("nodes"))
+    names = [node.get("name") if isinstance(node, dict) else node for node in nodes]
+    known = [name for name in names if isinstance(name, str)]
+    repeated = list(_repeated(("nodes",), names))
+    yield from repeated
+    if repeated or len(known) != len(nodes) or not known:
+        return
+    given = {key: data[key] for key in ("links", "ring") if isinstance(data.get(key), (list, tuple))}
+    links = [_ends(link) for link in given.get("links", ())]
+    ring = given.get("ring", known)
+    problems = [*_bad_ends(links, known), *_bad_ring(ring, known)]
+    yield from problems
+    # Whether the ring closes is only asked of names and links that are sound themselves.
+    if "links" in given and all(links) and all(name in known for name in ring) and not problems:
+        yield from _gaps(links, ring, ("ring",) if "ring" in given else ("links",))
+
+
+def _gaps(links: Sequence[tuple[str, ...]], ring: Sequence[str], path: Path) -> Iterator[tuple[Path, Refusal]]:
+    joined = {frozenset(between) for between in links}
+    for source, target in _neighbours(ring):
+        if frozenset((source, target)) not in joined:
+            found = f"no link between {source} and {target}, neighbours in the ring"
+            place = (*path, ring.index(source)) if path == ("ring",) else path
+            yield place, Refusal(found, "a ring over the links that are given")
+
+
+def _sequence(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else []
+
+
+def _ends(link: Any) -> tuple[str, ...]:
+    """The two names that a link joins; nothing if that is not what it says."""
+    between = _sequence(link.get("between")) if isinstance(link, dict) else []
+    return tuple(between) if len(between) == 2 and all(isinstance(end, str) for end in between) else ()
+
+
+def _repeated(path: Path, names: Sequence[Any]) -> Iterator[tuple[Path, Refusal]]:
+    for i, name in enumerate(names):
+        if isinstance(name, str) and name in names[:i]:
+            yield (*path, i), Refusal(f"{shown(name)} a second time", "every node once")
+
+
+def _bad_ends(links: Sequence[tuple[str, ...]], known: Sequence[str]) -> Iterator[tuple[Path, Refusal]]:
+    seen: dict[frozenset[str], int] = {}
+    for i, between in enumerate(links):
+        if not between:
+            continue
+        path = ("links", i, "between")
+        yield from _unknown(path, between, known)
+        pair = frozenset(between)
+        if len(pair) == 1:
+            yield path, Refusal(f"a link from {between[0]} to itself", "two different nodes")
+        elif pair in seen:
+            refusal = Refusal(
+                f"a second link between {between[0]} and {between[1]}",
+                f"one, whose directions may differ by reverse (the first is links.{seen[pair]})",
+            )
+            yield path, refusal
+        seen.setdefault(pair, i)
+
+
+def _unknown(path: Path, names: Sequence[Any], known: Sequence[str]) -> Iterator[tuple[Path, Refusal]]:
+    allowed = listed(known) if len(known) <= MOST_LISTED else f"one of the {len(known)} nodes"
+    for i, name in enumerate(names):
+        if isinstance(name, str) and name not in known:
+            yield (*path, i), Refusal(f"{shown(name)}, which is no node", allowed, closest(name, known))
+
+
+def _bad_ring(ring: Sequence[Any], known: Sequence[str]) -> Iterator[tuple[Path, Refusal]]:
+    yield from _unknown(("ring",), ring, known)
+    yield from _repeated(("ring",), ring)
+    missing = [name for name in known if name not in ring]
+    if missing and len(ring) < len(known):
+        yield ("ring",), Refusal(f"a ring without {' and '.join(missing)}", "every node once")
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of topology files, for editors.
+
+    Save it as topology.schema.json and begin a file with
+
+        # yaml-language-server: $schema=topology.schema.json
+
+    for completion, descriptions and checks in every editor that runs yaml-language-server. What concerns several
+    fields at once (names of nodes, the ring) only the reader checks.
+    """
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Topology.model_json_schema(),
+        "title": "edgesim topology",
+    }

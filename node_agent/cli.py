@@ -1,0 +1,78 @@
+"""The `node-agent` command: does one node's job."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from node_agent.events import Event, Fault, Observation
+from node_agent.job import Job
+
+FAILED, BAD_INPUT = 1, 2
+
+
+def main() -> None:
+    """Entry point of the `node-agent` command."""
+    parser = argparse.ArgumentParser(prog="node-agent", description="The node of an edgesim run.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    run = verbs.add_parser(
+        "run", help="do one job: the events go to standard output, a line of JSON each; exits 1 if it failed"
+    )
+    run.add_argument("job", type=Path, help="the job as JSON; `node-agent schema` tells its form")
+    verbs.add_parser("schema", help="print the JSON schema of a job")
+    arguments = parser.parse_args()
+    if arguments.verb == "schema":
+        print(json.dumps(Job.model_json_schema(), indent=2))
+    else:
+        sys.exit(_run(arguments.job))
+
+
+def _run(path: Path) -> int:
+    try:
+        job = Job.model_validate_json(path.read_bytes())
+    except OSError as error:
+        return _refuse(f"{path}: {error.strerror}")
+    except ValidationError as error:
+        first = error.errors()[0]
+        return _refuse(f"{path}: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}")
+
+    from node_agent import worker
+
+    printing = threading.Lock()
+    failed = False
+
+    def emit(event: Event) -> None:
+        nonlocal failed
+        failed = failed or isinstance(event, Fault)
+        with printing:
+            print(json.dumps({"event": type(event).__name__.lower(), **_plain(event)}), flush=True)
+
+    worker.run(job, emit)
+    return FAILED if failed else 0
+
+
+def _refuse(message: str) -> int:
+    print(f"node-agent: {message}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _plain(event: Event) -> dict[str, Any]:
+    """An event ready for JSON; of arrays only the shapes."""
+    if isinstance(event, Observation):
+        shapes = {name: list(array.shape) for name, array in event.arrays.items()}
+        return {**{k: v for k, v in vars(event).items() if k != "arrays"}, "arrays": shapes}
+    return {
+        name: value.model_dump() if hasattr(value, "model_dump") else _value(value)
+        for name, value in vars(event).items()
+    }
+
+
+def _value(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value

@@ -1,0 +1,93 @@
+"""Two clocks, one interface: the wall's, and one that nobody waits for.
+
+A run's clock starts at 0 when the nodes have found one another. Each thread of a node has a clock of its own (`fork`);
+where one thread's work depends on another's, the later one waits until the other's time, as between nodes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Clock(Protocol):
+    virtual: bool
+
+    def now(self) -> float:
+        """Seconds since the run began."""
+
+    def wait_until(self, moment: float) -> None:
+        """Let time pass until `moment`; returns at once if it is over."""
+
+    def fork(self) -> Clock:
+        """The clock of a second thread, to be called by that thread; shows the time of this one or less."""
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Time spent inside does not count: for observing a run without being part of it."""
+
+
+class WallClock:
+    """The host's monotonic clock, counted from an origin."""
+
+    virtual = False
+
+    def __init__(self) -> None:
+        self._origin = time.monotonic()
+
+    def now(self) -> float:
+        return time.monotonic() - self._origin
+
+    def host(self, moment: float) -> float:
+        """The host's monotonic time at `moment` of the run."""
+        return moment + self._origin
+
+    def wait_until(self, moment: float) -> None:
+        sleep_until(self.host(moment))
+
+    def fork(self) -> WallClock:
+        return self
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._origin += time.monotonic() - began
+
+
+class VirtualClock:
+    """Advanced by this thread's own CPU time, times `factor`, and by what it waits for; never sleeps.
+
+    The host may be as busy as it likes: only the processor time that the thread itself consumed counts.
+    """
+
+    virtual = True
+
+    def __init__(self, factor: float = 1.0, start: float = 0.0) -> None:
+        if factor < 0:
+            raise ValueError(f"the compute factor is at least 0, found {factor}")
+        self._factor = factor
+        self._offset = start - factor * time.thread_time()
+
+    def now(self) -> float:
+        return self._offset + self._factor * time.thread_time()
+
+    def wait_until(self, moment: float) -> None:
+        self._offset += max(0.0, moment - self.now())
+
+    def fork(self) -> VirtualClock:
+        return VirtualClock(self._factor)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        began = time.thread_time()
+        yield
+        self._offset -= self._factor * (time.thread_time() - began)
+
+
+def sleep_until(host_moment: float) -> None:
+    """Sleep until the host's monotonic clock shows `host_moment`."""
+    while (remaining := host_moment - time.monotonic()) > 0:
+        time.sleep(remaining)

@@ -1,0 +1,83 @@
+"""Gradient compressors: one file a method, beside its equation. Importing this package does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from node_agent.compression.settings import (
+    CATALOGUE,
+    CompressorSettings,
+    FP16Settings,
+    GCCSettings,
+    NoneSettings,
+    NSISettings,
+    TopKSettings,
+)
+
+if TYPE_CHECKING:
+    from node_agent.compression.base import Compressor, Layer
+
+__all__ = ["CompressorSettings", "configure", "create"]
+
+
+def configure(name: str, /, **values: Any) -> CompressorSettings:
+    """The settings of the compressor called `name`. Raises ValueError where the name or a setting is not known, or a
+    value is not allowed."""
+    if name not in CATALOGUE:
+        raise ValueError(f"compressor: found {name!r}{_allowed(name, CATALOGUE)}")
+    settings = CATALOGUE[name]
+    for key in values:
+        if key not in settings.model_fields:
+            raise ValueError(f"compressor {name}: found a setting {key!r}{_allowed(key, settings.model_fields)}")
+    try:
+        return settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"compressor {name}: {where}: found {first['input']!r}; {first['msg']}") from None
+
+
+def create(settings: CompressorSettings | str, layers: Sequence[Layer], **overrides: Any) -> Compressor:
+    """A compressor of these settings (or of this name), error feedback included where they ask for it.
+
+    `layers` are all the tensors of the model. The `layers` of what is returned are those that the method takes; the
+    others are to be averaged dense. Raises ValueError as `configure` does.
+    """
+    if isinstance(settings, str):
+        settings = configure(settings, **overrides)
+    elif overrides:
+        values = settings.model_dump()
+        settings = configure(values.pop("name"), **values | overrides)
+
+    from node_agent.compression.feedback import ErrorFeedback
+
+    method = _method(settings)
+    compressor: Compressor = method(settings, [layer for layer in layers if method.takes(layer)])
+    return ErrorFeedback(compressor) if settings.error_feedback else compressor
+
+
+def _method(settings: CompressorSettings) -> Any:
+    """The class, constructed as `Method(settings, layers)`, that these settings are for."""
+    from node_agent.compression.fp16 import FP16
+    from node_agent.compression.gcc import GCC
+    from node_agent.compression.none import Dense
+    from node_agent.compression.nsi import NSI
+    from node_agent.compression.topk import TopK
+
+    return {
+        NoneSettings: Dense,
+        FP16Settings: FP16,
+        TopKSettings: TopK,
+        GCCSettings: GCC,
+        NSISettings: NSI,
+    }[type(settings)]
+
+
+def _allowed(found: str, names: Any) -> str:
+    close = get_close_matches(found, names, n=1)
+    meant = f", did you mean {close[0]!r}?" if close else ","
+    return f"{meant} allowed: {', '.join(names)}"

@@ -1,0 +1,143 @@
+"""What a node tells of its run, as it happens. Plain data in SI units; free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+from numpy.typing import NDArray
+
+from node_agent.job import LinkSettings
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a node put on its outgoing link during one step (or one phase)."""
+
+    messages: int = 0
+    payload_bytes: int = 0
+    header_bytes: int = 0
+    retransmitted_bytes: int = 0
+    busy_s: float = 0.0
+    """time in which the link was occupied"""
+    queue_s: float = 0.0
+    """time that messages waited for the link to become free, summed over messages"""
+    closed_s: float = 0.0
+    """time that messages waited for a contact window, summed over messages"""
+
+    @property
+    def wire_bytes(self) -> int:
+        return self.payload_bytes + self.header_bytes + self.retransmitted_bytes
+
+    def __add__(self, other: Sent) -> Sent:
+        return Sent(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+    def __sub__(self, other: Sent) -> Sent:
+        return Sent(*(getattr(self, name) - getattr(other, name) for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Received:
+    """What a node measured on its incoming link during one step: only messages that it was already waiting for."""
+
+    delay_s: float | None = None
+    """mean one-way delay from the end of a message's transmission to its arrival; None: no sample"""
+    delay_max_s: float | None = None
+    delay_samples: int = 0
+    rate_bits: float = 0.0
+    """bits that arrived in back-to-back messages, and"""
+    rate_s: float = 0.0
+    """the time in which they arrived: rate_bits / rate_s is the measured rate, 0/0 where there was no burst"""
+
+
+@dataclass(frozen=True)
+class StepParts:
+    """Where one step's time went, s; they add up to the step's duration."""
+
+    compute: float
+    encode: float
+    wait: float
+    transfer: float
+    decode: float
+
+
+@dataclass(frozen=True)
+class Started:
+    rank: int
+    node: str
+    pid: int
+    facts: dict[str, Any]
+    """what the workload found when it prepared itself: sizes, scaling, dropped bands, …"""
+    sent: Sent
+    """on the link during preparation"""
+    time_s: float = 0.0
+    """the run's clock when preparation was over and training could begin"""
+    dense_step_bytes: int = 0
+    """what this node would put on its link per step to average all gradients uncompressed, headers included"""
+    link: LinkSettings | None = None
+    """what the node imposes on its outgoing link, read back from the model that does it"""
+
+
+@dataclass(frozen=True)
+class Step:
+    rank: int
+    node: str
+    step: int
+    time_s: float
+    """the run's clock at the end of the step; 0 when training began"""
+    duration_s: float
+    loss: float
+    parts: StepParts
+    sent: Sent
+    received: Received
+    values_sent: int
+    """gradient values that the payloads carried"""
+    fingerprint: int
+    """of all parameters after the step; equal on all nodes or the run fails"""
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    rank: int
+    node: str
+    time_s: float
+    cpu_percent: float
+    rss_bytes: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the node's model makes of its own shard after `step` steps (0: untrained). Not part of the run's time."""
+
+    rank: int
+    node: str
+    step: int
+    time_s: float
+    arrays: dict[str, NDArray[Any]] = field(repr=False, default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fault:
+    rank: int
+    node: str
+    error: str
+    """one line, for people"""
+    traceback: str
+    neighbour_lost: bool = False
+    """whether this is the consequence of another node's or the link's failure"""
+
+
+@dataclass(frozen=True)
+class Finished:
+    rank: int
+    node: str
+    time_s: float
+    """training time by the run's clock"""
+    steps: int
+    params_sha256: str
+    parameters: int
+    """number of trained values"""
+
+
+Event = Union[Started, Step, Telemetry, Observation, Fault, Finished]  # noqa: UP007

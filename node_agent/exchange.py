@@ -1,0 +1,207 @@
+"""Gradients -> compressor -> ring -> gradients.
+
+Gradients become ready in about the reverse order of the layers while backward runs. They are gathered in buckets; a
+bucket that is full goes to the communication thread, which exchanges buckets one after the other, in the same fixed
+order on every node, while backward goes on. Nothing blocks inside a hook.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from node_agent.clock import Clock
+from node_agent.compression.base import Compressor, Exchanged, Layer, Payload, Rounds, StepContext, check
+from node_agent.events import StepParts
+from node_agent.ring import Ring
+
+
+@dataclass
+class Bucket:
+    """Layers whose gradients travel together."""
+
+    names: list[str]
+    parameters: list[nn.Parameter]
+
+
+def make_buckets(named: Sequence[tuple[str, nn.Parameter]], limit: int) -> list[Bucket]:
+    """Group parameters, last first, into buckets of at most `limit` bytes (or of a single larger tensor)."""
+    buckets: list[Bucket] = []
+    room = 0
+    for name, parameter in reversed(named):
+        size = parameter.numel() * parameter.element_size()
+        if not buckets or size > room:
+            buckets.append(Bucket([], []))
+            room = limit
+        buckets[-1].names.append(name)
+        buckets[-1].parameters.append(parameter)
+        room -= size
+    return buckets
+
+
+@dataclass
+class Account:
+    """What one step's exchange took, by the communication thread's clock (s), and what its payloads carried."""
+
+    encode: float = 0.0
+    ring: float = 0.0
+    decode: float = 0.0
+    values: int = 0
+    ended: float = 0.0
+
+
+class Exchange:
+    """Averages the gradients of `model` over the nodes of `ring`, through `compressor`.
+
+    Call `start` before a step's backward and `finish` after it: then every parameter's gradient is the average, the
+    same on all nodes bit for bit. `close` ends the communication thread.
+    """
+
+    def __init__(self, model: nn.Module, compressor: Compressor, ring: Ring, bucket_bytes: int, clock: Clock) -> None:
+        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self.buckets = make_buckets(named, bucket_bytes)
+        self._compressor = compressor
+        self._ring = ring
+        self._clock = clock
+        self._missing = [0] * len(self.buckets)
+        self._step = 0
+        self._account = Account()
+        self._ready: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        for index, bucket in enumerate(self.buckets):
+            for parameter in bucket.parameters:
+                parameter.register_post_accumulate_grad_hook(lambda _, index=index: self._arrived(index))
+        self._thread = threading.Thread(target=self._communicate, name="exchange", daemon=True)
+        self._thread.start()
+
+    def start(self, step: int) -> None:
+        self._step = step
+        self._missing = [len(bucket.parameters) for bucket in self.buckets]
+        self._account = Account()
+
+    def _arrived(self, index: int) -> None:
+        self._missing[index] -= 1
+        if self._missing[index] == 0:
+            self._ready.put((index, self._clock.now()))
+
+    def finish(self) -> Account:
+        """Wait until every bucket is averaged; raises whatever went wrong on the way."""
+        for index, missing in enumerate(self._missing):
+            if missing:  # a parameter that the loss does not depend on has a gradient of zero
+                self._missing[index] = 0
+                self._ready.put((index, self._clock.now()))
+        error = self._done.get()
+        if error is not None:
+            raise error
+        self._clock.wait_until(self._account.ended)
+        return self._account
+
+    def close(self) -> None:
+        self._ready.put(None)
+        self._thread.join()
+
+    def _communicate(self) -> None:
+        clock = self._clock.fork()
+        self._ring.clock = clock
+        waiting: dict[int, float] = {}
+        turn = 0
+        while (item := self._ready.get()) is not None:
+            waiting[item[0]] = item[1]
+            try:
+                while turn in waiting:
+                    clock.wait_until(waiting.pop(turn))
+                    self._average(self.buckets[turn], clock)
+                    turn += 1
+            except Exception as error:  # handed to the training thread, which raises it from `finish`
+                self._done.put(error)
+                return
+            if turn == len(self.buckets):
+                turn = 0
+                self._account.ended = clock.now()
+                self._done.put(None)
+
+    def _average(self, bucket: Bucket, clock: Clock) -> None:
+        account = self._account
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in bucket.parameters]
+        rounds = self.rounds(bucket.names, gradients, StepContext(self._ring.size, self._step))
+        reply: Any = None
+        try:
+            while True:
+                began = clock.now()
+                payload = rounds.send(reply)
+                encoded = clock.now()
+                reply = self._reduce(payload)
+                account.encode += encoded - began
+                account.ring += clock.now() - encoded
+                account.values += payload.values
+        except StopIteration as finished:
+            outcome: Exchanged = finished.value
+            for parameter, mean in zip(bucket.parameters, outcome.mean, strict=True):
+                parameter.grad = mean.view_as(parameter)
+            account.decode += clock.now() - began
+
+    def _reduce(self, payload: Payload) -> Tensor | list[Tensor]:
+        if payload.reduction == "private":
+            return self._ring.all_gather(payload.data)
+        self._ring.all_reduce(payload.data)
+        return payload.data
+
+    def rounds(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds:
+        """The compressor's rounds for the layers that it takes, and a dense average of the others.
+
+        The dense values ride in the compressor's first round where that is a sum of the same type, so that they cost
+        no latency of their own.
+        """
+        taken = [i for i, name in enumerate(names) if name in self._compressor.layers]
+        dense = [i for i, name in enumerate(names) if name not in self._compressor.layers]
+        for i in dense:
+            check(Layer(names[i], tuple(gradients[i].shape)), gradients[i])
+        mean: list[Tensor] = list(gradients)
+        own: list[Tensor] = list(gradients)
+        together = torch.cat([gradients[i].reshape(-1) for i in dense]) if dense else torch.empty(0)
+
+        inner = self._compressor.rounds([names[i] for i in taken], [gradients[i] for i in taken], context)
+        reply: Any = None
+        try:
+            payload = inner.send(None) if taken else None
+            if payload is not None and payload.reduction == "aligned" and payload.data.dtype == together.dtype:
+                total = yield Payload.aligned(torch.cat([payload.data, together]), payload.values + together.numel())
+                reply, together = total[: payload.data.numel()], total[payload.data.numel() :]
+                payload = inner.send(reply)
+            elif dense:
+                together = yield Payload.aligned(together)
+            while payload is not None:
+                reply = yield payload
+                payload = inner.send(reply)
+        except StopIteration as finished:
+            for place, i in enumerate(taken):
+                mean[i], own[i] = finished.value.mean[place], finished.value.own[place]
+        sizes = [gradients[i].numel() for i in dense]
+        for i, part in zip(dense, (together / context.world_size).split(sizes), strict=True):
+            mean[i] = part.view_as(gradients[i])
+        return Exchanged(mean, own)
+
+
+def layers_of(model: nn.Module) -> list[Layer]:
+    """All trained tensors of a model, in its own order."""
+    return [Layer(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def parts_of(duration: float, exposed: float, account: Account, busy: float) -> StepParts:
+    """Where a step of `duration` s went: its parts add up to it.
+
+    `exposed` is the time in which the training thread had nothing left to do but wait for the exchange, `busy` the
+    time for which this node occupied its outgoing link. What the communication thread did behind backward cost the
+    step nothing: its parts divide among them only what was exposed.
+    """
+    transfer = min(busy, account.ring)
+    total = account.encode + account.ring + account.decode
+    share = min(1.0, exposed / total) if total > 0 else 0.0
+    encode, transfer, decode = share * account.encode, share * transfer, share * account.decode
+    return StepParts(duration - exposed, encode, exposed - encode - transfer - decode, transfer, decode)

@@ -1,0 +1,98 @@
+"""What a node is told to do: plain, validated, serialisable data in SI units. Free of torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Union
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from node_agent.compression.settings import AnyCompressorSettings
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Window(Settings):
+    """A contact: the link is open from `start` (s) until `end` (s) on the run's clock."""
+
+    start: float
+    end: float
+
+
+class LinkSettings(Settings):
+    """One direction of a link."""
+
+    source: str
+    target: str
+    rate: float | None = Field(default=None, description="bit/s; None: not limited")
+    delay: float = Field(default=0.0, description="one-way propagation delay, s")
+    jitter: float = Field(default=0.0, description="standard deviation of the delay, s")
+    loss: float = Field(default=0.0, description="probability that a packet is lost, 0..1")
+    schedule: tuple[Window, ...] | None = Field(
+        default=None, description="contact windows, ascending; None: always open"
+    )
+
+    @property
+    def name(self) -> str:
+        return f"{self.source}->{self.target}"
+
+
+class SceneSettings(Settings):
+    """Where a hyperspectral scene and its target mask are found."""
+
+    path: str = Field(description="a built-in name or a file (.mat, .npz, ENVI .hdr)")
+    target: str | int | None = Field(
+        default=None, description="class name or number where the mask holds several classes"
+    )
+    cube: str | None = Field(default=None, description="variable that holds the cube; None: found by shape")
+    mask: str | None = Field(default=None, description="variable (or file, for ENVI) that holds the mask")
+
+
+class BackgroundSettings(Settings):
+    """Background learning on one node's strip of a scene."""
+
+    name: Literal["background"] = "background"
+    scene: SceneSettings
+    lines: tuple[int, int] = Field(description="this node's strip: first line, line after the last")
+    target_spectrum: tuple[float, ...] = Field(description="the target prior d, raw units, one value a band")
+    network: tuple[int, ...] = Field(
+        default=(400, 400, 50), description="widths of the encoder; the decoder mirrors it"
+    )
+    batch: int = Field(default=256, description="background pixels a step and node")
+    learning_rate: float = Field(default=1e-4, description="of Adam")
+    suppression: float = Field(default=0.1, description="weight of the target-suppression term of the loss")
+    coarse_threshold: float = Field(default=0.15, description="pixels of a coarse CEM score up to this are background")
+
+
+WorkloadSettings = Annotated[Union[BackgroundSettings], Field()]  # noqa: UP007
+
+
+class Job(Settings):
+    """Everything that one node of a run needs to know."""
+
+    run: str
+    rank: int
+    nodes: tuple[str, ...] = Field(description="names in ring order; a node's rank is its place here")
+    seed: int
+    steps: int
+    clock: Literal["wall", "virtual"] = "wall"
+    compute_factor: float = Field(default=1.0, description="virtual clock: seconds per CPU second measured here")
+    outgoing: LinkSettings | None = Field(description="the link to the next node of the ring; None if alone")
+    incoming: LinkSettings | None = Field(description="the link from the previous node; None if alone")
+    rendezvous: str = Field(description="init_method of torch.distributed: file:///path or tcp://host:port")
+    interface: str = Field(default="lo", description="network interface of the data plane")
+    timeout: float = Field(default=60.0, description="longest silence from a neighbour, beyond its link's own time, s")
+    compressor: AnyCompressorSettings
+    bucket_bytes: int = Field(default=25 * 2**20, description="gradients gathered before an exchange starts")
+    workload: WorkloadSettings
+    evaluate_every: int = Field(default=0, description="steps between observations; 0: only first and last")
+    telemetry_interval: float = Field(default=1.0, description="s between samples of CPU and memory")
+
+    @property
+    def node(self) -> str:
+        return self.nodes[self.rank]
+
+    @property
+    def world_size(self) -> int:
+        return len(self.nodes)

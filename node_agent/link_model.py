@@ -1,0 +1,134 @@
+"""The link model: what a link does to a message. Pure: it computes times and never waits; free of torch.
+
+A message of n bytes leaves when the link is free, occupies it for 8 n / rate, arrives delay + jitter later, is
+retransmitted where packets of it are lost, and waits while no contact is scheduled.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from node_agent.job import LinkSettings
+
+PACKET = 1500
+"""bytes; what is lost and sent again as a unit"""
+
+FRAME = 1024 * 1024
+"""bytes of payload in the largest message; longer ones are cut, so that a relaying node can pass on their beginning
+while their end is still on the way"""
+
+
+FRAME_TIME = 0.004
+"""s; a message occupies its link for about this long at most, where the rate allows it"""
+
+SMALLEST_FRAME = 16 * 1024
+"""bytes; below this the header and the handling of a message would weigh more than what a shorter one gains"""
+
+
+class LinkError(RuntimeError):
+    """A link that failed: the neighbour is gone, silent for too long, or will never be in contact again."""
+
+
+@dataclass(frozen=True)
+class Transmission:
+    """What the link did to one message; times by the run's clock, s."""
+
+    ended: float
+    """when the last bit had left"""
+    arrival: float
+    busy: float
+    queued: float
+    closed: float
+    retransmitted: int
+    """bytes"""
+    back_to_back: bool
+    """whether it followed the message before it without a gap"""
+
+
+class LinkModel:
+    """One direction of a link, message after message. Pure: it computes times and never waits.
+
+    `settings.loss` is the probability that a packet of 1,500 bytes is lost; the receiver asks again for what is
+    missing, so that each round of retransmission costs a round trip, and later messages queue behind it (no
+    reordering). Jitter is normal, its standard deviation `settings.jitter`; arrivals keep their order.
+    """
+
+    def __init__(self, settings: LinkSettings, generator: np.random.Generator) -> None:
+        self.settings = settings
+        self._generator = generator
+        self._free = 0.0
+        self._last_arrival = 0.0
+
+    @property
+    def imposes(self) -> bool:
+        """Whether the link differs from the bare transport at all."""
+        s = self.settings
+        return s.rate is not None or s.schedule is not None or any((s.delay, s.jitter, s.loss))
+
+    def frame_bytes(self) -> int:
+        """Payload of the largest message worth sending at this rate; a multiple of 16 KiB."""
+        if self.settings.rate is None:
+            return FRAME
+        affordable = int(self.settings.rate / 8 * FRAME_TIME) // SMALLEST_FRAME * SMALLEST_FRAME
+        return min(max(affordable, SMALLEST_FRAME), FRAME)
+
+    def transmit(self, nbytes: int, now: float) -> Transmission:
+        """Send `nbytes` at time `now`.
+
+        Raises LinkError if the contact windows end before the message is through.
+        """
+        s = self.settings
+        ready = max(now, self._free)
+        retransmitted, rounds = self._lose(nbytes)
+        busy = 0.0 if s.rate is None else 8 * (nbytes + retransmitted) / s.rate
+        ended = self._through_windows(ready, busy)
+        delay = s.delay + rounds * 2 * s.delay
+        if s.jitter:
+            delay = max(0.0, delay + s.jitter * float(self._generator.standard_normal()))
+        arrival = max(ended + delay, self._last_arrival)
+        following = self._free >= now and ended - ready <= busy * (1 + 1e-9)
+        self._free, self._last_arrival = ended, arrival
+        closed = 0.0 if s.schedule is None else max(0.0, ended - ready - busy)
+        return Transmission(ended, arrival, busy, ready - now, closed, retransmitted, following)
+
+    def _lose(self, nbytes: int) -> tuple[int, int]:
+        """Bytes sent again, and in how many rounds."""
+        if not self.settings.loss:
+            return 0, 0
+        missing, sent_again, rounds = math.ceil(nbytes / PACKET), 0, 0
+        while missing := int(self._generator.binomial(missing, self.settings.loss)):
+            sent_again += min(nbytes, missing * PACKET)
+            rounds += 1
+        return sent_again, rounds
+
+    def _through_windows(self, ready: float, busy: float) -> float:
+        """When a transmission of `busy` seconds that is ready at `ready` ends, pausing outside the windows."""
+        schedule = self.settings.schedule
+        if schedule is None:
+            return ready + busy
+        remaining = busy
+        for window in schedule:
+            start = max(ready, window.start)
+            if start >= window.end:
+                continue
+            if start + remaining <= window.end:
+                return start + remaining
+            remaining -= window.end - start
+        raise LinkError(
+            f"link {self.settings.name}: a message ready at {ready:.3f} s cannot be sent, the last contact window "
+            f"ends at {schedule[-1].end:.3f} s"
+        )
+
+
+def patience(link: LinkSettings) -> float:
+    """How long a healthy sender may be silent because of the link itself, s: its longest closure, and one message."""
+    closed, ended = 0.0, 0.0
+    for window in link.schedule or ():
+        closed, ended = max(closed, window.start - ended), window.end
+    message = 0.0 if link.rate is None else 8 * SMALLEST_FRAME / link.rate
+    return closed + message + link.delay + 10 * link.jitter

@@ -1,0 +1,127 @@
+"""What travels between two neighbours: messages of a header and a payload, over torch.distributed point-to-point."""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from node_agent.link_model import FRAME, LinkError
+
+_HEADER = struct.Struct("<HHIQdd")
+HEADER_BYTES = _HEADER.size
+_MAGIC = 0xE51A
+_BACK_TO_BACK = 1
+
+
+class Header(NamedTuple):
+    """What precedes each message's payload: its length, the length of the whole that it is a part of, and two times
+    (the run's under the virtual clock, the sending host's monotonic one under the wall clock)."""
+
+    length: int
+    total: int
+    ended: float
+    arrival: float
+    back_to_back: bool
+
+
+class Frame:
+    """A buffer for one message: header, then payload."""
+
+    def __init__(self) -> None:
+        self.octets = torch.empty(HEADER_BYTES + FRAME, dtype=torch.uint8)
+        self._view = self.octets.numpy().data
+        self.length = 0
+        self.total = 0
+
+    @property
+    def payload(self) -> Tensor:
+        """The payload's bytes, shared with the buffer."""
+        return self.octets[HEADER_BYTES : HEADER_BYTES + self.length]
+
+    @property
+    def on_the_wire(self) -> Tensor:
+        return self.octets[: HEADER_BYTES + self.length]
+
+    def fill(self, payload: Tensor, total: int) -> Frame:
+        self.length, self.total = payload.numel(), total
+        self.payload.copy_(payload)
+        return self
+
+    def write_header(self, ended: float, arrival: float, back_to_back: bool) -> None:
+        flags = _BACK_TO_BACK if back_to_back else 0
+        _HEADER.pack_into(self._view, 0, _MAGIC, flags, self.length, self.total, ended, arrival)
+
+    def read_header(self) -> Header:
+        """Raises LinkError if what arrived is no message of ours."""
+        magic, flags, length, total, ended, arrival = _HEADER.unpack_from(self._view, 0)
+        if magic != _MAGIC or length > FRAME or length > total:
+            raise LinkError(f"not a message: magic {magic:#06x}, length {length} of {total}")
+        self.length, self.total = length, total
+        return Header(length, total, ended, arrival, bool(flags & _BACK_TO_BACK))
+
+
+class FramePool:
+    """Frames in use again once their message is through. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._free: deque[Frame] = deque()
+
+    def take(self) -> Frame:
+        try:
+            return self._free.pop()
+        except IndexError:
+            return Frame()
+
+    def give(self, frame: Frame) -> None:
+        self._free.append(frame)
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A numbered path to one neighbour over torch.distributed's point-to-point operations."""
+
+    peer: int
+    tag: int
+    name: str
+    timeout: float
+
+    def send(self, octets: Tensor) -> dist.Work:
+        work = dist.isend(octets, self.peer, tag=self.tag)
+        assert work is not None
+        return work
+
+    def receive(self, octets: Tensor) -> dist.Work:
+        work = dist.irecv(octets, self.peer, tag=self.tag)
+        assert work is not None
+        return work
+
+    def finish(self, work: dist.Work) -> None:
+        """Wait for an operation; raises LinkError if the neighbour is gone or silent for `timeout` seconds."""
+        try:
+            work.wait(timedelta(seconds=self.timeout))
+        except RuntimeError as error:
+            if "timed out" in str(error).lower():
+                reason = f"silent for {self.timeout:.0f} s"
+            else:
+                reason = f"connection lost ({str(error).splitlines()[0].split('] ')[-1]})"
+            raise LinkError(f"link {self.name}: {reason}") from error
+
+
+def connect(outgoing: Channel, incoming: Channel) -> None:
+    """Open the connections to both neighbours; every node of a ring calls it before its first message.
+
+    Either end of a pair blocks in its first operation until the other one turns to it as well. A node that waited for a
+    message from one neighbour before it had ever turned to the other would hold up the whole ring, itself included.
+    Raises LinkError if a neighbour does not answer.
+    """
+    sent = outgoing.send(torch.zeros(1, dtype=torch.uint8))
+    received = incoming.receive(torch.zeros(1, dtype=torch.uint8))
+    outgoing.finish(sent)
+    incoming.finish(received)

@@ -1,0 +1,1 @@
+"""Workloads: what a node trains, and on what."""

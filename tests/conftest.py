@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from scenes_made import write_scene
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small scene as .npz."""
+    return write_scene(tmp_path_factory.mktemp("scene") / "small.npz")
+
+
+@pytest.fixture
+def write_topology(tmp_path: Path, scene: Path) -> Write:
+    """Writes a topology file of a few quick steps over `nodes` nodes; `training` adds lines to its training section."""
+
+    def write(
+        nodes: int = 3, training: str = "", links: str = "{rate: 20 Mbit/s, delay: 2 ms}", more: str = ""
+    ) -> Path:
+        names = ", ".join(f"n{i}" for i in range(nodes))
+        path = tmp_path / "small.yaml"
+        path.write_text(
+            f"name: small\nseed: 3\ndefaults: {{link: {links}}}\nnodes: [{names}]\n"
+            f"emulation: {{clock: virtual, timeout: 20 s}}\n"
+            f"training:\n  scene: {scene}\n  network: [48, 40, 8]\n  steps: 12\n  batch: 32\n"
+            f"  learning_rate: 1e-3\n  evaluate_every: 5\n{training}"
+        )
+        return path
+
+    return write

@@ -1,0 +1,488 @@
+"""The run folder: what is written can be read, whatever ended the run."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgesim.results import Run, RunFolder, RunFolderError, disagreement, load, measured, ring_links, summarise
+from node_agent.events import (
+    Event,
+    Fault,
+    Finished,
+    Observation,
+    Received,
+    Sent,
+    Started,
+    Step,
+    StepParts,
+    Telemetry,
+)
+from node_agent.job import LinkSettings
+
+ROOT = Path(__file__).parents[2]
+NODES = "abcdefghijklmnop"
+PARTS = StepParts(compute=0.1, encode=0.02, wait=0.03, transfer=0.2, decode=0.05)
+
+
+def step(rank: int, number: int, **changes: Any) -> Step:
+    values: dict[str, Any] = {
+        "rank": rank,
+        "node": NODES[rank],
+        "step": number,
+        "time_s": 0.4 * number,
+        "duration_s": 0.4,
+        "loss": 1 / number,
+        "parts": PARTS,
+        "sent": Sent(2, 1000, 50, 100, 0.2, 0.01, 0.0),
+        "received": Received(0.005, 0.006, 2, 8000.0, 0.1),
+        "values_sent": 250,
+        "fingerprint": 2**63 + number,
+    }
+    return Step(**{**values, **changes})
+
+
+def new_folder(path: Path, nodes: str) -> RunFolder:
+    links = [
+        LinkSettings(source=source, target=target, rate=1e5, delay=0.005) for source, target in ring_links(list(nodes))
+    ]
+    folder = RunFolder.create(path)
+    folder.write_topology("name: test\n")
+    folder.write_config(
+        {
+            "name": "test",
+            "nodes": list(nodes),
+            "clock": "virtual",
+            "links": [link.model_dump() for link in links],
+        }
+    )
+    return folder
+
+
+def written(path: Path, nodes: str, events: list[Event]) -> Run:
+    folder = new_folder(path, nodes)
+    for event in events:
+        folder.record(event)
+    folder.close()
+    return load(path)
+
+
+def summary_of(run: Run, **changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "seed": 7,
+        "links_imposed": "userspace",
+        "compressor": {"name": "none"},
+        "workload": "background",
+        "wall_s": 3.0,
+        "metrics": {"auc": 0.9},
+    }
+    return summarise(run, **{**values, **changes})
+
+
+def test_what_is_recorded_is_read_back(tmp_path: Path) -> None:
+    telemetry = Telemetry(rank=1, node="b", time_s=0.5, cpu_percent=97.5, rss_bytes=2**31, threads=3)
+    run = written(tmp_path, "ab", [step(0, 1), step(1, 1, loss=math.nan), telemetry])
+    assert run.topology == "name: test\n"
+    assert run.nodes == ["a", "b"]
+    assert run.summary == {}
+    assert run.maps == {}
+    assert run.steps["node"].tolist() == ["a", "b"]
+    assert run.steps["bytes_sent"].tolist() == [1150, 1150]
+    assert run.steps["fingerprint"].tolist() == [2**63 + 1] * 2
+    assert math.isnan(run.steps["loss"][1])
+    assert [run.steps[f"{part}_s"][0] for part in ("compute", "encode", "wait", "transfer", "decode")] == [
+        *(0.1, 0.02, 0.03, 0.2, 0.05)
+    ]
+    assert {name: column.tolist() for name, column in run.telemetry.items()} == {
+        name: [value] for name, value in vars(telemetry).items()
+    }
+
+
+def test_a_link_row_joins_what_its_sender_and_its_receiver_counted(tmp_path: Path) -> None:
+    events: list[Event] = [
+        step(0, 1, sent=Sent(messages=3, payload_bytes=30), received=Received(delay_s=0.3, delay_samples=1)),
+        step(1, 1, sent=Sent(messages=4, payload_bytes=40), received=Received(delay_s=0.4, delay_samples=1)),
+        step(2, 1, sent=Sent(messages=5, payload_bytes=50), received=Received()),
+    ]
+    run = written(tmp_path, "abc", events)
+    # c -> a is sent by c and received by a; b -> c was received by c, who had no sample of its delay.
+    found = {
+        (str(source), str(target)): (int(messages), float(delay))
+        for source, target, messages, delay in zip(
+            *(run.links[name] for name in ("source", "target", "messages", "delay_s")), strict=True
+        )
+    }
+    assert found.keys() == {("a", "b"), ("b", "c"), ("c", "a")}
+    assert found["c", "a"] == (5, 0.3)
+    assert found["a", "b"] == (3, 0.4)
+    assert found["b", "c"][0] == 4
+    assert math.isnan(found["b", "c"][1])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.permutations([(rank, number) for rank in range(3) for number in (1, 2, 3)]))
+def test_the_order_in_which_nodes_report_does_not_matter(
+    tmp_path_factory: pytest.TempPathFactory, order: list[tuple[int, int]]
+) -> None:
+    run = written(tmp_path_factory.mktemp("order") / "run", "abc", [step(*which) for which in order])
+    for link in run.ring:
+        rows = run.of_link(*link)
+        assert rows["step"].tolist() == [1, 2, 3]
+        assert rows["delay_s"].tolist() == [0.005] * 3
+
+
+def test_a_row_is_on_disk_as_soon_as_both_ends_reported(tmp_path: Path) -> None:
+    folder = new_folder(tmp_path, "ab")
+    folder.record(step(0, 1))
+    assert len(load(tmp_path).links["step"]) == 0
+    folder.record(step(1, 1))
+    now = load(tmp_path)
+    assert sorted(now.links["source"].tolist()) == ["a", "b"]
+    assert len(now.steps["step"]) == 2
+    folder.close()
+
+
+def test_what_only_one_end_reported_is_kept_with_empty_cells(tmp_path: Path) -> None:
+    run = written(tmp_path, "ab", [step(0, 1)])
+    lines = (tmp_path / "links.csv").read_text().splitlines()
+    assert lines[1] == "1,0.4,a,b,2,1000,50,100,0.2,0.01,0,,,,,"
+    assert lines[2] == "1,,b,a,,,,,,,,0.005,0.006,2,8000,0.1"
+    assert len(run.of_link("a", "b")["step"]) == 1
+    assert len(run.of_link("b", "a")["step"]) == 0
+    assert math.isnan(run.links["messages"][1])
+    assert measured(run.of_link("a", "b")) == {"rate_bit_s": None, "delay_s": None, "loss": 100 / 1150}
+
+
+def test_a_single_node_has_no_links(tmp_path: Path) -> None:
+    run = written(tmp_path, "a", [step(0, 1, sent=Sent(), received=Received())])
+    assert len(run.links["step"]) == 0
+    summary = summary_of(run)
+    assert summary["links"] == {}
+    assert summary["link_utilisation"] == {}
+    assert summary["ratio_wire"] is None
+    assert summary["bytes_sent"] == {"a": 0}
+
+
+def test_events_are_kept_in_full_but_for_arrays_and_steps(tmp_path: Path) -> None:
+    facts = {"bands": np.int64(200), "dropped": (1, 2), "scale": math.inf, "note": "line\u2028break"}
+    run = written(
+        tmp_path,
+        "ab",
+        [
+            Started(0, "a", 17, facts, Sent(1, 2, 3), link=LinkSettings(source="a", target="b", rate=1e5)),
+            step(0, 1),
+            Observation(0, "a", 0, 0.0, {"residual": np.zeros((3, 4))}),
+            Fault(1, "b", "ValueError: no", "Traceback\n  here\n"),
+        ],
+    )
+    assert [event["event"] for event in run.events] == ["started", "observation", "fault"]
+    assert run.events[0]["facts"] == {
+        "bands": 200,
+        "dropped": [1, 2],
+        "scale": None,
+        "note": "line\u2028break",
+    }
+    assert run.events[0]["sent"]["header_bytes"] == 3
+    assert LinkSettings.model_validate(run.events[0]["link"]).rate == 1e5
+    assert run.events[1]["shapes"] == {"residual": [3, 4]}
+    assert run.events[2]["traceback"] == "Traceback\n  here\n"
+
+
+def test_maps_survive(tmp_path: Path) -> None:
+    folder = new_folder(tmp_path, "a")
+    maps = {
+        "score": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "target": np.eye(2, 3) > 0,
+        "rgb": np.full((2, 3, 3), 7, np.uint8),
+    }
+    folder.write_maps(maps)
+    folder.close()
+    read = load(tmp_path).maps
+    assert read.keys() == maps.keys()
+    for name, array in maps.items():
+        np.testing.assert_array_equal(read[name], array)
+        assert read[name].dtype == array.dtype
+
+
+def test_a_summary_by_hand(tmp_path: Path) -> None:
+    """Two nodes, two steps: 1150 bytes a node and step, of which 100 were sent again."""
+    events: list[Event] = [Started(rank, "ab"[rank], 1, {}, Sent(1, 500, 12)) for rank in range(2)]
+    events += [step(rank, number) for number in (1, 2) for rank in range(2)]
+    events += [Finished(rank, "ab"[rank], 0.8 + 0.1 * rank, 2, "ff" * 32, 1000) for rank in range(2)]
+    run = written(tmp_path, "ab", events)
+    applied = {"a->b": {"rate_bit_s": 1e5, "delay_s": 0.005, "loss": 0.0}}
+    summary = summary_of(run, bytes_dense={"a": 4600, "b": 4600}, applied=applied, time_to_target_s=0.4)
+    assert summary["status"] == "finished"
+    assert summary["error"] is None
+    assert (summary["name"], summary["seed"], summary["nodes"]) == ("test", 7, ["a", "b"])
+    assert (summary["clock"], summary["links_imposed"]) == ("virtual", "userspace")
+    assert (summary["steps"], summary["time_s"], summary["wall_s"]) == (2, 0.9, 3.0)
+    assert summary["time_to_target_s"] == 0.4
+    assert summary["metrics"] == {"loss": 0.5, "auc": 0.9}
+    assert summary["bytes_sent"] == {"a": 2300, "b": 2300}
+    assert summary["bytes_setup"] == {"a": 512, "b": 512}
+    assert summary["bytes_dense"] == {"a": 4600, "b": 4600}
+    assert summary["ratio_wire"] == 2.0
+    # 1000 values a step and node, of which 250 were sent.
+    assert summary["ratio_values"] == 4.0
+    assert summary["step_time_s"] == pytest.approx({"p50": 0.4, "p95": 0.4, **vars(PARTS)})
+    # 2 x 0.2 s busy in 0.8 s.
+    assert summary["link_utilisation"] == pytest.approx({"a->b": 0.5, "b->a": 0.5})
+    link = summary["links"]["a->b"]
+    assert link["requested"] == {
+        "rate_bit_s": 1e5,
+        "delay_s": 0.005,
+        "jitter_s": 0.0,
+        "loss": 0.0,
+        "schedule": None,
+    }
+    assert link["applied"] == applied["a->b"]
+    assert link["measured"] == pytest.approx({"rate_bit_s": 8e4, "delay_s": 0.005, "loss": 100 / 1150})
+    assert summary["links"]["b->a"]["applied"] is None
+    assert summary["energy_j"] is None
+    assert summary["params_sha256"] == "ff" * 32
+    assert summary["nodes_agree"] is True
+
+
+def test_the_summary_is_strict_json_whatever_was_measured(tmp_path: Path) -> None:
+    folder = new_folder(tmp_path, "ab")
+    folder.record(step(0, 1, loss=math.inf))
+    folder.close()
+    folder.write_summary(summary_of(load(tmp_path), metrics={"auc": math.nan, "auc_rx": np.float32(0.5)}))
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    read = json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse)
+    assert read["metrics"] == {"loss": None, "auc": None, "auc_rx": 0.5}
+    assert load(tmp_path).summary == read
+
+
+def test_a_failed_run_is_summed_up_to_where_it_came(tmp_path: Path) -> None:
+    events: list[Event] = [step(0, 1), step(1, 1), step(0, 2), Fault(1, "b", "MemoryError", "…")]
+    summary = summary_of(written(tmp_path, "ab", events), metrics={}, error="node b: MemoryError", parameters=500)
+    assert summary["status"] == "failed"
+    assert summary["error"] == "node b: MemoryError"
+    assert summary["steps"] == 1
+    assert summary["time_s"] == 0.8
+    assert summary["bytes_sent"] == {"a": 2300, "b": 1150}
+    assert summary["bytes_setup"] == {"a": None, "b": None}
+    assert summary["ratio_values"] == 2.0
+    assert summary["nodes_agree"] is None
+    assert summary["params_sha256"] is None
+
+
+def test_a_run_without_any_step_is_summed_up(tmp_path: Path) -> None:
+    summary = summary_of(written(tmp_path, "ab", []), metrics={}, error="no node started")
+    assert summary["steps"] == 0
+    assert summary["time_s"] == 0
+    assert summary["step_time_s"]["p50"] is None
+    assert summary["links"]["a->b"]["measured"] == {"rate_bit_s": None, "delay_s": None, "loss": None}
+
+
+@pytest.mark.parametrize("differs", ["fingerprint", "digest"])
+def test_nodes_that_disagree_are_found_out(tmp_path: Path, differs: str) -> None:
+    events: list[Event] = [step(rank, number) for number in (1, 2) for rank in range(3)]
+    events += [step(rank, 3, fingerprint=rank if differs == "fingerprint" else 0) for rank in range(3)]
+    events += [
+        Finished(rank, "abc"[rank], 1.2, 3, "0a"[rank % 2 if differs == "digest" else 0] * 64, 9) for rank in range(3)
+    ]
+    run = written(tmp_path, "abc", events)
+    assert disagreement(run) == (3 if differs == "fingerprint" else None)
+    summary = summary_of(run)
+    assert summary["nodes_agree"] is False
+    assert summary["params_sha256"] is None
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_left_alone(tmp_path: Path) -> None:
+    written(tmp_path / "run", "ab", [step(0, 1)])
+    before = (tmp_path / "run" / "steps.csv").read_bytes()
+    with pytest.raises(RunFolderError, match=r"run: already holds a run \(found topology.yaml\)"):
+        RunFolder.create(tmp_path / "run")
+    assert (tmp_path / "run" / "steps.csv").read_bytes() == before
+
+
+def test_a_folder_that_holds_something_else_is_used(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    RunFolder.create(tmp_path).close()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="cannot create the run folder: Not a directory"):
+        RunFolder.create(tmp_path / "file" / "run")
+    with pytest.raises(RunFolderError, match="cannot create the run folder"):
+        RunFolder.create("/proc/edgesim/run")
+
+
+def test_default_paths_are_never_taken_twice(tmp_path: Path) -> None:
+    now = datetime(2031, 2, 3, 4, 5, 6)
+    names = []
+    for _ in range(3):
+        path = RunFolder.default_path(tmp_path, "leo ring/4", now)
+        names.append(path.name)
+        RunFolder.create(path).close()
+    stem = "leo-ring-4-20310203-040506"
+    assert names == [stem, f"{stem}-2", f"{stem}-3"]
+
+
+def test_paths_inside(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path)
+    assert folder.figure_path("roc") == tmp_path / "figures" / "roc.png"
+    folder.log_path("sat/0").write_text("a node may write here at once")
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["sat-0.log"]
+    folder.close()
+
+
+def test_steps_before_the_configuration_are_an_error(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path)
+    with pytest.raises(ValueError, match="configuration must be written before"):
+        folder.record(step(0, 1))
+    folder.close()
+
+
+@settings(max_examples=30, deadline=None)
+@given(cut=st.integers(min_value=0, max_value=2000), name=st.sampled_from(["steps.csv", "links.csv"]))
+def test_a_table_cut_short_anywhere_is_read_up_to_its_last_whole_row(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, name: str
+) -> None:
+    path = tmp_path_factory.mktemp("cut") / "run"
+    whole = written(path, "ab", [step(rank, number) for number in (1, 2, 3) for rank in range(2)])
+    content = (path / name).read_bytes()
+    (path / name).write_bytes(content[:cut])
+    rows = max(content[:cut].count(b"\n") - 1, 0)
+    table, before = (getattr(run, name.removesuffix(".csv")) for run in (load(path), whole))
+    for column, cells in table.items():
+        np.testing.assert_array_equal(cells, before[column][:rows])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("steps.csv", "step,rank\n1,2\n", "steps.csv:1: column node is missing"),
+        ("telemetry.csv", "rank,node,time_s,cpu_percent,rss_bytes,threads\n1,a\n", "telemetry.csv:2: found 2"),
+        (
+            "telemetry.csv",
+            "rank,node,time_s,cpu_percent,rss_bytes,threads\nx,a,1,1,1,1\n",
+            "telemetry.csv: invalid",
+        ),
+        ("summary.json", '{"name": ', "summary.json: not valid JSON"),
+        ("config.json", "[]", "config.json: found a list"),
+        ("events.jsonl", "{}\n{\n", "events.jsonl:2: not valid JSON"),
+        ("maps.npz", "PK", "maps.npz: not a readable"),
+        ("links.csv", b"\xff\n", "links.csv: not a text file"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+    written(tmp_path, "ab", [step(0, 1)])
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(RunFolderError, match=message):
+        load(tmp_path)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="holds no run"):
+        load(tmp_path)
+    with pytest.raises(RunFolderError, match="no such folder"):
+        load(tmp_path / "nowhere")
+
+
+def run_script(script: str, *arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    setup = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]\n"
+    return subprocess.run(
+        [*prefix, sys.executable, "-c", setup + textwrap.dedent(script), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_killed_run_is_complete_up_to_its_last_step(tmp_path: Path) -> None:
+    script = """
+        import os, signal
+        from pathlib import Path
+        from test_results import new_folder, step
+        folder = new_folder(Path(sys.argv[1]), "ab")
+        for number in range(1, 51):
+            folder.record(step(0, number))
+            folder.record(step(1, number))
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    outcome = run_script(script, str(tmp_path / "run"))
+    assert outcome.returncode == -signal.SIGKILL, outcome.stderr
+    run = load(tmp_path / "run")
+    assert run.of_node("b")["step"].tolist() == list(range(1, 51))
+    assert run.of_link("b", "a")["step"].tolist() == list(range(1, 51))
+    assert run.summary == {}
+    assert run.nodes == ["a", "b"]
+
+
+FULL_DISK = """
+    from pathlib import Path
+    from test_results import load, new_folder, step, summary_of
+    from edgesim.results import RunFolderError
+    path = Path(sys.argv[1]) / "run"
+    folder = new_folder(path, "ab")
+    number = 0
+    try:
+        while True:
+            number += 1
+            folder.record(step(0, number))
+            folder.record(step(1, number))
+    except RunFolderError as error:
+        print(error)
+    folder.close()
+    run = load(path)
+    recorded = run.of_node("a")["step"].tolist()
+    assert recorded == list(range(1, len(recorded) + 1)) and len(recorded) >= number - 1 > 100
+    (path / "logs").mkdir()
+    try:
+        folder.write_summary({**summary_of(run), "padding": "x" * 100_000})
+    except RunFolderError as error:
+        print(error)
+    assert not (path / "summary.json").exists() and not list(path.glob(".*"))
+"""
+
+
+def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path: Path) -> None:
+    """On a file system of 256 KiB, mounted in a mount namespace of its own."""
+    unshare = shutil.which("unshare")
+    mount = f"mount -t tmpfs -o size=256k tmpfs {tmp_path}"
+    private = [unshare or "", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    if not unshare or subprocess.run([*private, "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted in a mount namespace here")
+    shell = (*private, "sh", "-c", f'{mount} && exec "$@"', "sh")
+    outcome = run_script(FULL_DISK, str(tmp_path), prefix=shell)
+    assert outcome.returncode == 0, outcome.stderr
+    rows, summary = outcome.stdout.splitlines()
+    full = "cannot write: disk full (No space left on device); what was written before stays readable"
+    assert rows in {f"{tmp_path}/run/{name}.csv: {full}" for name in ("steps", "links")}
+    assert summary == f"{tmp_path}/run/summary.json: {full}"
+
+
+def test_recording_400_steps_of_16_nodes_costs_less_than_a_second(tmp_path: Path) -> None:
+    folder = new_folder(tmp_path, NODES)
+    events = [step(rank, number) for number in range(1, 401) for rank in range(16)]
+    began = time.process_time()
+    for event in events:
+        folder.record(event)
+    assert time.process_time() - began < 1.0
+    folder.close()
+    assert len(load(tmp_path).links["step"]) == 6400

@@ -1,0 +1,231 @@
+"""Whole runs, over real processes and sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from edgesim.results import load
+
+Write = Callable[..., Path]
+
+
+def edgesim(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-c", "from edgesim.cli import main; main()", *map(str, arguments)]
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 4])
+def test_a_run_trains_measures_and_draws(nodes: int, write_topology: Write, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = edgesim("run", write_topology(nodes, "  compressor: gcc\n"), "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "gcc density=0.5" in done.stdout
+    found = summary(out)
+    assert found["status"] == "finished"
+    assert found["nodes_agree"] is True
+    assert found["steps"] == 12
+    assert len(found["params_sha256"]) == 64
+    assert 0.5 < found["metrics"]["auc"] <= 1.0
+    assert {"auc_rx", "auc_ace", "auc_cem", "auc_brightness", "auc_untrained"} <= set(found["metrics"])
+    assert [evaluation["step"] for evaluation in found["evaluations"]] == [0, 5, 10, 12]
+    run = load(out)
+    assert len(run.steps["step"]) == 12 * nodes
+    assert len(run.links["step"]) == (12 * nodes if nodes > 1 else 0)
+    parts = sum(run.steps[f"{part}_s"] for part in ("compute", "encode", "wait", "transfer", "decode"))
+    np.testing.assert_allclose(parts, run.steps["duration_s"], rtol=1e-6)
+    assert (out / "figures" / "roc.png").stat().st_size > 10_000
+    assert (out / "figures" / "throughput.png").exists() == (nodes > 1)
+    if nodes > 1:
+        for link in found["links"].values():
+            assert link["applied"]["rate_bit_s"] == link["requested"]["rate_bit_s"] == 2e7
+            assert link["measured"]["delay_s"] == pytest.approx(0.002, rel=0.05)
+        assert all(found["bytes_sent"][node] < found["bytes_dense"][node] for node in found["nodes"])
+        assert sum(found["bytes_sent"].values()) == run.steps["bytes_sent"].sum()
+
+
+def test_wall_and_virtual_clock_train_the_same_parameters_bit_for_bit(write_topology: Write, tmp_path: Path) -> None:
+    file = write_topology(3, "  compressor: {name: nsi, density: 0.1}\n")
+    digests = []
+    for clock in ("virtual", "wall"):
+        done = edgesim("run", file, "--clock", clock, "--out", tmp_path / clock, "--no-figures")
+        assert done.returncode == 0, done.stderr
+        digests.append(summary(tmp_path / clock)["params_sha256"])
+    assert digests[0] == digests[1]
+    again = edgesim("run", file, "--seed", "4", "--out", tmp_path / "seed", "--no-figures")
+    assert again.returncode == 0
+    assert summary(tmp_path / "seed")["params_sha256"] != digests[0]
+
+
+def test_a_dense_run_sends_what_the_formula_says(write_topology: Write, tmp_path: Path) -> None:
+    done = edgesim("run", write_topology(3), "--out", tmp_path / "run", "--no-figures")
+    assert done.returncode == 0, done.stderr
+    found = summary(tmp_path / "run")
+    assert found["bytes_sent"] == found["bytes_dense"]
+    assert found["ratio_wire"] == 1.0
+    assert found["ratio_values"] == 1.0
+
+
+def test_several_compressors_are_compared_on_the_same_links(write_topology: Write, tmp_path: Path) -> None:
+    out = tmp_path / "both"
+    done = edgesim(
+        "run", write_topology(2), "--compressor", "none", "--compressor", "topk", "--out", out, "--json", "--no-figures"
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["runs"]
+    assert [row["compressor"] for row in rows] == ["none", "topk density=0.01"]
+    assert rows[1]["ratio_wire"] > 5
+    assert (out / "1-none" / "summary.json").exists()
+    assert (out / "2-topk" / "summary.json").exists()
+    again = edgesim("run", write_topology(2), "--out", out / "1-none")
+    assert again.returncode == 2
+    assert "already holds a run" in again.stderr
+    table = edgesim("compare", out / "1-none", out / "2-topk", "--out", tmp_path / "figures")
+    assert table.returncode == 0, table.stderr
+    assert (tmp_path / "figures" / "roc.png").exists()
+
+
+def test_a_slow_link_costs_virtual_time_only(write_topology: Write, tmp_path: Path) -> None:
+    file = write_topology(2, links="{rate: 10 kbit/s, delay: 600 ms}")
+    began = time.monotonic()
+    done = edgesim("run", file, "--out", tmp_path / "run", "--no-figures")
+    assert done.returncode == 0, done.stderr
+    assert summary(tmp_path / "run")["time_s"] > 100
+    assert time.monotonic() - began < 60
+
+
+def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        text = (out / "steps.csv").read_text() if (out / "steps.csv").exists() else ""
+        if f"\n{step}," in text:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"step {step} was not reached: {process.communicate()}")
+
+
+def node_processes(out: Path) -> dict[str, int]:
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    return {event["node"]: event["pid"] for event in events if event["event"] == "started"}
+
+
+def assert_gone(pids: list[int]) -> None:
+    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=10)
+    assert not alive
+
+
+SLOW = "{rate: 300 kbit/s, delay: 1 ms}"
+
+
+@pytest.fixture
+def running(write_topology: Write, tmp_path: Path) -> Any:
+    """A run on the wall clock that takes its time, at step 3."""
+    out = tmp_path / "run"
+    file = write_topology(3, "  compressor: none\n", links=SLOW)
+    process = subprocess.Popen(
+        command("run", file, "--clock", "wall", "--out", out, "--set", "training.steps=500"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_for_step(out, 3, process)
+        yield process, out, node_processes(out)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_killed_node_ends_the_run_at_once_and_is_named(running: Any) -> None:
+    process, out, pids = running
+    began = time.monotonic()
+    os.kill(pids["n1"], signal.SIGKILL)
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 1
+    assert "node n1 (rank 1) was killed by SIGKILL after step" in errors
+    assert "Traceback" not in errors
+    assert_gone(list(pids.values()))
+    found = summary(out)
+    assert found["status"] == "failed"
+    assert "n1" in found["error"]
+    assert found["steps"] >= 3
+    assert len(load(out).steps["step"]) >= 9
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_cleanly_and_keeps_what_was_measured(running: Any, number: int) -> None:
+    process, out, pids = running
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    assert_gone(list(pids.values()))
+    assert summary(out)["status"] == "failed"
+    assert load(out).steps["step"].max() >= 3
+
+
+def test_nodes_do_not_outlive_a_controller_that_was_killed(running: Any) -> None:
+    process, out, pids = running
+    process.kill()
+    process.communicate()
+    assert_gone(list(pids.values()))
+    run = load(out)
+    assert run.summary is None or run.summary.get("status") != "finished"
+    assert run.steps["step"].max() >= 3
+
+
+def test_a_contact_that_never_comes_again_is_one_clear_error(write_topology: Write, tmp_path: Path) -> None:
+    file = write_topology(2, links="{rate: 1 Mbit/s, schedule: [{from: 0 s, to: 2 s}]}")
+    done = edgesim("run", file, "--out", tmp_path / "run", "--set", "training.steps=500")
+    assert done.returncode == 1
+    assert "cannot be sent, the last contact window ends at 2.000 s" in done.stderr
+    assert summary(tmp_path / "run")["status"] == "failed"
+    assert summary(tmp_path / "run")["steps"] > 3
+
+
+def test_a_full_disk_is_one_clear_error(write_topology: Write, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    script = f'mount -t tmpfs -o size=64k none {small} && exec "$@"'
+    wrap = ["unshare", "-rm", "sh", "-c", script, "sh"]
+    try:
+        probe = subprocess.run([*wrap, "true"], capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("no unshare command")
+    if probe.returncode != 0:
+        pytest.skip("this user may not mount a file system of its own")
+    out = small / "run"
+    listing = f"; code=$?; cat {out}/steps.csv | wc -l >&2; exit $code"
+    arguments = command("run", write_topology(3), "--out", out, "--set", "training.steps=2000")
+    done = subprocess.run(
+        [*wrap, "sh", "-c", '"$@"' + listing, "sh", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert int(done.stderr.split()[-1]) > 20  # what was measured before is still there

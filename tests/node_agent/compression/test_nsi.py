@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from node_agent.compression.base import Layer, StepContext, alone
+from node_agent.compression.nsi import NSI, reach
+from node_agent.compression.settings import NSISettings
+from node_agent.compression.tiles import Tiling
+
+M = torch.tensor([[1.0, 1, 0, 4], [-1, 1, 0, 0], [2, -2, 3, 3], [2, 2, 0, 0]])
+# NSI of its 2 x 2 tiles: 1 + 0, 1 + sqrt(3), 2 + 0, 1.5 + 1.5
+
+
+def nsi(*shapes: tuple[int, ...], **values: object) -> NSI:
+    settings = NSISettings.model_validate({"warmup_steps": 0} | values)
+    return NSI(settings, [Layer(f"w{i}", shape) for i, shape in enumerate(shapes)])
+
+
+def run(method: NSI, *gradients: Tensor, step: int = 0) -> list[Tensor]:
+    names = [f"w{i}" for i in range(len(gradients))]
+    return alone(method.rounds(names, gradients, StepContext(1, step)))[0].own
+
+
+@pytest.mark.parametrize(
+    ("density", "tiles"),
+    [(0.01, [3]), (0.25, [3]), (0.3, [1, 3]), (0.5, [1, 3]), (0.51, [1, 3]), (0.6, [1, 2, 3]), (1.0, [0, 1, 2, 3])],
+)
+def test_tiles_of_largest_nsi_are_sent_whole(density: float, tiles: list[int]) -> None:
+    expected = torch.zeros(4, 4)
+    for tile in tiles:
+        block = slice(tile // 2 * 2, tile // 2 * 2 + 2), slice(tile % 2 * 2, tile % 2 * 2 + 2)
+        expected[block] = M[block]
+    assert torch.equal(run(nsi((4, 4), density=density, neighbourhood=2), M)[0], expected)
+
+
+def test_message_by_hand() -> None:
+    outcome, (payload,) = alone(nsi((4, 4), density=0.5, neighbourhood=2).rounds(["w0"], [M], StepContext(1, 0)))
+    assert payload.values == 8
+    assert payload.nbytes == 12 + 12 + 1 + 8 * 4  # two of four tiles: a bitmap
+    assert payload.data[24] == 0b1010
+    assert payload.data[25:].clone().view(torch.float32).tolist() == [0, 4, 0, 0, 3, 3, 0, 0]
+    assert torch.equal(outcome.mean[0], outcome.own[0])
+
+
+def test_equal_tiles_go_by_their_number() -> None:
+    own = run(nsi((4, 4), density=0.5, neighbourhood=2), torch.ones(4, 4))[0]
+    assert own.tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_a_tile_of_three_is_a_kernel() -> None:
+    kernels = torch.zeros(4, 5, 3, 3)
+    kernels[2, 3] = torch.randn(3, 3) + 5
+    kernels[1, 4, 0, 0] = 0.1
+    own = run(nsi((4, 5, 3, 3), density=0.05), kernels)[0]
+    kernels[1, 4, 0, 0] = 0
+    assert torch.equal(own, kernels)
+
+
+@given(
+    st.builds(Tiling, rows=st.integers(1, 10), columns=st.integers(1, 10), side=st.integers(1, 4)),
+    st.integers(0, 2**32 - 1),
+    st.data(),
+)
+def test_reach_is_the_shortest_prefix_that_holds_the_budget(tiling: Tiling, seed: int, data: st.DataObject) -> None:
+    budget = data.draw(st.integers(1, tiling.entries))
+    scores = torch.randint(0, 4, (tiling.tiles,), generator=torch.Generator().manual_seed(seed)).float()
+    order = torch.sort(scores, descending=True, stable=True).indices
+    held = tiling.sizes()[order].cumsum(0)
+    expected = order[: int((held < budget).sum()) + 1].sort().values
+    assert torch.equal(reach(scores, tiling, budget), expected)
+
+
+def kept(own: Tensor) -> int:
+    return int(own.count_nonzero())
+
+
+def test_densities_follow_the_importance_of_the_steps_before() -> None:
+    method = nsi((30, 30), (30, 30), density=0.1, neighbourhood=1, momentum=0.5)
+    signs = torch.where(torch.arange(900).view(30, 30) % 2 == 0, 1.0, -1.0)  # NSI of an entry: its magnitude
+    assert [kept(own) for own in run(method, 3 * signs, signs, step=0)] == [90, 90]  # nothing known yet
+    assert [kept(own) for own in run(method, signs, 2 * signs, step=1)] == [135, 45]  # 3 : 1
+    # S = 0.5 * 3 + 0.5 * 1 = 2 and 0.5 * 1 + 0.5 * 2 = 1.5
+    expected = [round(180 * 2 / 3.5), round(180 * 1.5 / 3.5)]
+    assert [kept(own) for own in run(method, signs, signs, step=2)] == expected
+
+
+def test_uniform_rule_ignores_importance() -> None:
+    method = nsi((30, 30), (30, 30), density=0.1, neighbourhood=1, layer_rule="uniform")
+    for step in range(3):
+        own = run(method, torch.full((30, 30), 9.0), torch.ones(30, 30), step=step)
+        assert [kept(o) for o in own] == [90, 90]
+
+
+def test_warm_up() -> None:
+    method = nsi((50, 50), density=0.02, neighbourhood=1, warmup_steps=4)
+    counts = [kept(run(method, torch.randn(50, 50), step=step)[0]) for step in range(5)]
+    assert counts == [625, 156, 75, 50, 50]
+
+
+def test_zero_gradients_keep_the_densities_defined() -> None:
+    method = nsi((40, 40), (40, 40))
+    for step in range(3):
+        for own in run(method, torch.zeros(40, 40), torch.zeros(40, 40), step=step):
+            assert not own.any()
+    assert set(method.densities().values()) == {0.02}
+
+
+def test_importance_of_the_largest_gradients_stays_finite() -> None:
+    method = nsi((40, 40), (40, 40))
+    for step in range(3):
+        run(method, torch.full((40, 40), 3e38), torch.full((40, 40), 1e-38), step=step)
+    assert all(math.isfinite(density) for density in method.densities().values())
+
+
+def test_state_of_other_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="layer v"):
+        nsi((40, 40)).load_state_dict({"step": 0, "importance": {"v": 1.0}, "observed": {}})

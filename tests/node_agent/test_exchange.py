@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import programs
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from processes import on_nodes
+from torch import nn
+
+from node_agent.compression.settings import GCCSettings, NoneSettings, NSISettings, TopKSettings
+from node_agent.exchange import Account, make_buckets, parts_of
+
+DENSE = [
+    NoneSettings(),
+    TopKSettings(density=1.0),
+    GCCSettings(density=1.0),
+    NSISettings(density=1.0),
+]
+
+
+@pytest.mark.parametrize("settings", DENSE, ids=lambda s: s.name)
+@pytest.mark.parametrize("bucket_bytes", [1, 10**9])
+def test_at_full_density_the_exchange_is_the_average(settings: object, bucket_bytes: int) -> None:
+    results = on_nodes(3, programs.exchange, settings, bucket_bytes, 2)
+    own = [node[1] for node in results]
+    for averaged, _, buckets in results:
+        assert buckets == (7 if bucket_bytes == 1 else 1)
+        for layer, gradient in enumerate(averaged):
+            expected = sum(gradients[layer] for gradients in own) / 3
+            torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
+            assert torch.equal(gradient, results[0][0][layer])
+
+
+@pytest.mark.parametrize(
+    "settings", [GCCSettings(), NSISettings(density=0.1), TopKSettings(density=0.05)], ids=lambda s: s.name
+)
+def test_compressed_gradients_are_the_same_on_all_nodes_however_they_are_bucketed(settings: object) -> None:
+    one, many = (on_nodes(4, programs.exchange, settings, limit, 3) for limit in (10**9, 5000))
+    assert many[0][2] > 1
+    for averaged, _, _ in (*one, *many):
+        for gradient, reference in zip(averaged, one[0][0], strict=True):
+            # the ring adds in an order that depends on where the chunks of a bucket are cut
+            torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-7)
+    for results in (one, many):
+        for averaged, _, _ in results:
+            assert all(torch.equal(a, b) for a, b in zip(averaged, results[0][0], strict=True))
+
+
+def test_a_gradient_that_is_not_a_number_ends_the_step_and_names_the_layer() -> None:
+    messages = on_nodes(2, programs.poisoned)
+    assert "layer 0" in messages[1]
+    assert "NaN" in messages[1]
+    assert "link 1->0" in messages[0]
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.integers(1, 400))
+def test_buckets_hold_every_parameter_once_last_first_within_the_limit(sizes: list[int], limit: int) -> None:
+    named = [(f"p{i}", nn.Parameter(torch.zeros(size))) for i, size in enumerate(sizes)]
+    buckets = make_buckets(named, limit)
+    assert [name for bucket in buckets for name in bucket.names] == [name for name, _ in reversed(named)]
+    for bucket in buckets:
+        total = sum(4 * parameter.numel() for parameter in bucket.parameters)
+        assert total <= limit or len(bucket.parameters) == 1
+
+
+@given(*[st.floats(0, 10) for _ in range(6)])
+def test_the_parts_of_a_step_add_up_to_it(
+    computed: float, exposed: float, encode: float, ring: float, decode: float, busy: float
+) -> None:
+    parts = parts_of(computed + exposed, exposed, Account(encode=encode, ring=ring, decode=decode), busy)
+    values = (parts.compute, parts.encode, parts.wait, parts.transfer, parts.decode)
+    assert sum(values) == pytest.approx(computed + exposed)
+    assert min(values) >= -1e-9

@@ -1,0 +1,121 @@
+"""The link's arithmetic, against cases worked out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node_agent.job import LinkSettings, Window
+from node_agent.link_model import FRAME, SMALLEST_FRAME, LinkError, LinkModel, patience
+
+
+def link(seed: int = 0, **settings: Any) -> LinkModel:
+    return LinkModel(LinkSettings(source="a", target="b", **settings), np.random.default_rng(seed))
+
+
+def test_a_message_occupies_the_link_and_arrives_a_delay_later() -> None:
+    # 1,250 bytes = 10,000 bits at 1 Mbit/s: 10 ms; then 5 ms of propagation
+    t = link(rate=1e6, delay=0.005).transmit(1250, now=2.0)
+    assert (t.ended, t.arrival) == (pytest.approx(2.010), pytest.approx(2.015))
+    assert (t.busy, t.queued, t.closed) == (pytest.approx(0.010), 0.0, 0.0)
+    assert not t.back_to_back
+
+
+def test_messages_queue_behind_one_another() -> None:
+    model = link(rate=1e6, delay=0.005)
+    model.transmit(1250, now=2.0)
+    second = model.transmit(1250, now=2.004)
+    assert second.arrival == pytest.approx(2.025)
+    assert second.queued == pytest.approx(0.006)
+    assert second.back_to_back
+    assert not model.transmit(1250, now=3.0).back_to_back
+
+
+def test_an_unlimited_link_only_delays() -> None:
+    t = link(delay=0.3).transmit(10**9, now=1.0)
+    assert (t.ended, t.arrival, t.busy) == (1.0, 1.3, 0.0)
+
+
+def test_a_closed_link_waits_for_the_next_window() -> None:
+    model = link(rate=8e3, schedule=(Window(start=10, end=12), Window(start=20, end=30)))
+    first = model.transmit(1000, now=0.0)  # one second of transmission, ten of waiting
+    assert (first.ended, first.closed) == (pytest.approx(11.0), pytest.approx(10.0))
+    second = model.transmit(3000, now=11.0)  # one second is left of this window, two more in the next
+    assert (second.ended, second.closed) == (pytest.approx(22.0), pytest.approx(8.0))
+
+
+def test_a_message_after_the_last_window_is_an_error_that_says_when() -> None:
+    model = link(rate=8e3, schedule=(Window(start=0, end=2),))
+    with pytest.raises(LinkError, match=r"link a->b: .*ready at 0\.500 s.*last contact window ends at 2\.000 s"):
+        model.transmit(2000, now=0.5)
+
+
+def test_lost_packets_are_sent_again_and_cost_round_trips() -> None:
+    # ten packets, each lost with probability 1/2: retransmissions are counted, and no message is ever lost
+    model = link(rate=1e6, delay=0.01, loss=0.5)
+    sent = [model.transmit(15_000, now=10.0 * k) for k in range(400)]
+    again = sum(t.retransmitted for t in sent) / (400 * 15_000)
+    assert again == pytest.approx(1.0, abs=0.1)  # 1/2 + 1/4 + … of what was sent
+    for k, t in enumerate(sent):
+        assert t.busy == pytest.approx(8 * (15_000 + t.retransmitted) / 1e6)
+        rounds = (t.arrival - t.ended - 0.01) / 0.02
+        assert rounds == pytest.approx(round(rounds), abs=1e-6)
+        assert t.ended == pytest.approx(10.0 * k + t.busy)
+
+
+def test_jitter_has_the_requested_spread_and_keeps_the_order() -> None:
+    model = link(delay=0.1, jitter=0.01)
+    delays = [model.transmit(1, now=float(k)).arrival - k for k in range(2000)]
+    assert np.std(delays) == pytest.approx(0.01, rel=0.1)
+    assert np.mean(delays) == pytest.approx(0.1, rel=0.01)
+    close = [model.transmit(1, now=5000 + 1e-6 * k).arrival for k in range(500)]
+    assert close == sorted(close)
+
+
+def test_the_same_seed_gives_the_same_times() -> None:
+    a, b = (link(seed=5, rate=1e6, delay=0.01, jitter=0.001, loss=0.1) for _ in range(2))
+    assert [a.transmit(5000, k) for k in range(50)] == [b.transmit(5000, k) for k in range(50)]
+
+
+@given(
+    messages=st.lists(st.tuples(st.integers(1, 100_000), st.floats(0, 1.0)), min_size=1, max_size=20),
+    rate=st.floats(1e3, 1e9),
+    windows=st.lists(st.floats(0.1, 50.0), min_size=0, max_size=3),
+)
+def test_nothing_is_sent_outside_the_windows_and_capacity_is_never_exceeded(
+    messages: list[tuple[int, float]], rate: float, windows: list[float]
+) -> None:
+    schedule, at = [], 0.0
+    for length in windows:
+        schedule.append(Window(start=at + 1.0, end=at + 1.0 + length))
+        at += 1.0 + length
+    schedule.append(Window(start=at + 1.0, end=1e9))
+    model = link(rate=rate, delay=0.01, schedule=tuple(schedule))
+    now, ended = 0.0, 0.0
+    for nbytes, pause in messages:
+        now += pause
+        t = model.transmit(nbytes, now)
+        assert t.ended >= max(now, ended) + t.busy - 1e-6
+        assert t.busy == pytest.approx(8 * nbytes / rate)
+        assert t.queued + t.closed + t.busy == pytest.approx(t.ended - now, abs=1e-6)
+        assert any(w.start <= t.ended <= w.end + 1e-6 for w in schedule)
+        ended = t.ended
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"), [(None, FRAME), (1e5, SMALLEST_FRAME), (1e8, 3 * SMALLEST_FRAME), (1e12, FRAME)]
+)
+def test_messages_are_short_on_slow_links(rate: float | None, expected: int) -> None:
+    # at 100 Mbit/s 4 ms are 50,000 bytes: three times 16 KiB fit
+    assert link(rate=rate).frame_bytes() == expected
+
+
+def test_patience_covers_the_longest_closure_and_a_slow_message() -> None:
+    settings = LinkSettings(
+        source="a", target="b", rate=9600.0, delay=0.2, schedule=(Window(start=5, end=6), Window(start=96, end=100))
+    )
+    assert patience(settings) == pytest.approx(90 + 8 * SMALLEST_FRAME / 9600 + 0.2)

@@ -1,0 +1,114 @@
+"""Runs a function on every node of a small ring, each in a process of its own, over real sockets."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing import connection
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from node_agent.clock import Clock, VirtualClock, WallClock
+from node_agent.job import LinkSettings
+from node_agent.link import IncomingLink, OutgoingLink
+from node_agent.link_model import LinkModel
+from node_agent.ring import Ring
+from node_agent.transport import Channel, FramePool, connect
+
+LIMIT = 60.0
+"""s that a test may take before its processes are ended"""
+
+
+class Place:
+    """Where a function runs: its rank, the ring's size, and how to make a ring."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank = rank
+        self.size = size
+        self._tag = 0
+
+    def clock(self, virtual: bool, factor: float = 0.0) -> Clock:
+        return VirtualClock(factor) if virtual else WallClock()
+
+    def ring(self, clock: Clock, timeout: float = 20.0, step: int = 1, **link: Any) -> Ring:
+        """A new ring over links of these settings; `step` -1 runs it the other way round."""
+        if self.size == 1:
+            return Ring(0, 1, clock)
+        self._tag += 1
+        following, previous = (self.rank + step) % self.size, (self.rank - step) % self.size
+        settings = LinkSettings(source=str(self.rank), target=str(following), **link)
+        to_next = Channel(following, self._tag, settings.name, timeout)
+        from_previous = Channel(previous, self._tag, f"{previous}->{self.rank}", timeout)
+        connect(to_next, from_previous)
+        pool = FramePool()
+        model = LinkModel(settings, np.random.default_rng([1, self.rank]))
+        outgoing, incoming = OutgoingLink(model, to_next, pool, clock), IncomingLink(from_previous, pool)
+        rank = self.rank if step == 1 else -self.rank % self.size
+        return Ring(rank, self.size, clock, outgoing, incoming, pool)
+
+
+def on_nodes(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `function(place, *arguments)` returns on each node; raises what the first failing one raised."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["processes", "node_agent.worker"])
+    with tempfile.TemporaryDirectory() as folder:
+        nodes = []
+        for rank in range(size):
+            receiving, sending = context.Pipe(duplex=False)
+            process = context.Process(
+                target=_main,
+                args=(rank, size, f"file://{folder}/rendezvous", function, arguments, sending),
+                daemon=True,
+            )
+            process.start()
+            sending.close()
+            nodes.append((process, receiving))
+        try:
+            results: dict[int, Any] = {}
+            waiting = {receiving: rank for rank, (_, receiving) in enumerate(nodes)}
+            while waiting:
+                ready = connection.wait(list(waiting), timeout=LIMIT)
+                assert ready, f"nodes {sorted(waiting.values())} said nothing for {LIMIT:.0f} s"
+                for one in ready:
+                    rank = waiting.pop(one)  # type: ignore[index]
+                    failed, value = torch.load(io.BytesIO(one.recv()), weights_only=False)  # type: ignore[union-attr]
+                    assert not failed, f"node {rank}: {value}"
+                    results[rank] = value
+            return [results[rank] for rank in range(size)]
+        finally:
+            for process, receiving in nodes:
+                process.kill()
+                process.join()
+                receiving.close()
+
+
+def _main(
+    rank: int, size: int, rendezvous: str, function: Callable[..., Any], arguments: tuple[Any, ...], sending: Any
+) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(TORCH_GLOO_LAZY_INIT="1", GLOO_SOCKET_IFNAME="lo")
+    try:
+        dist.init_process_group(
+            "gloo", init_method=rendezvous, rank=rank, world_size=size, timeout=timedelta(seconds=LIMIT)
+        )
+        outcome = (False, function(Place(rank, size), *arguments))
+    except Exception:
+        outcome = (True, traceback.format_exc())
+    content = io.BytesIO()  # tensors sent as they are would share memory with a process that is about to end
+    torch.save(outcome, content)
+    sending.send(content.getvalue())
+    sending.close()
+    store = dist.distributed_c10d._get_default_store()
+    store.add("done", 1)
+    while store.add("done", 0) < size and not outcome[0]:
+        time.sleep(0.01)
+    os._exit(0)
