@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -177,8 +178,8 @@ def compare(
         typer.echo(comparison.to_json(loaded))
         return
     console.print(comparison.render(loaded))
-    for path in drawn:
-        console.print(f"  {path}", highlight=False, soft_wrap=True)
+    if out is not None:
+        _list_figures(console, out, drawn)
 
 
 @app.command()
@@ -218,9 +219,10 @@ def _draw(folder: Path, runs: list[Any]) -> list[Path]:
 
 
 def _list_figures(console: Console, folder: Path, drawn: list[Path]) -> None:
-    console.print(f"\nrun folder: {folder}", highlight=False, soft_wrap=True)
-    for path in drawn:
-        console.print(f"  {path}", highlight=False, soft_wrap=True)
+    console.print(f"\nfolder: {folder}", highlight=False, soft_wrap=True)
+    for place, figures in groupby(drawn, key=lambda path: path.parent):
+        names = ", ".join(path.name for path in figures)
+        console.print(f"  {place}/: {names}", highlight=False, soft_wrap=True)
 
 
 def _console(stderr: bool = False) -> Console:

@@ -93,6 +93,7 @@ def _row(run: Run) -> dict[str, Any]:
         "status": summary.get("status", "killed"),
         "compressor": _compressor(run),
         "auc": summary.get("metrics", {}).get("auc"),
+        "auc_residual": summary.get("metrics", {}).get("auc_residual"),
         "bytes_per_node": sum(sent.values()) / len(sent) if sent else None,
         "ratio_wire": summary.get("ratio_wire"),
         "ratio_values": summary.get("ratio_values"),
@@ -141,18 +142,21 @@ def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
 def _main_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     shown.add_column("Compressor", overflow="fold", min_width=20, max_width=28)
-    for heading in ("AUC", "MB/node", "Wire", "Values", "Time", "To target", "Step p50", "Agree"):
-        shown.add_column(heading, justify="right", no_wrap=True)
+    goal = any(row["time_to_target_s"] is not None for row in rows)
+    for heading in ("AUC", "Residual", "MB/node", "Wire", "Values", "Time", "To target", "Step p50", "Agree"):
+        if goal or heading != "To target":
+            shown.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         agree = {True: Text("yes", "green"), False: Text("NO", "bold red"), None: Text("–")}
         shown.add_row(
             _title(row),
             _area(row["auc"]),
+            _area(row["auc_residual"]),
             _amount(row["bytes_per_node"], 1e6),
             _amount(row["ratio_wire"], suffix=" ×"),
             _amount(row["ratio_values"], suffix=" ×"),
             _amount(row["time_s"], suffix=" s"),
-            _amount(row["time_to_target_s"], suffix=" s"),
+            *([_amount(row["time_to_target_s"], suffix=" s")] if goal else []),
             _amount(row["step_p50_s"], 1e-3, " ms"),
             agree[row["nodes_agree"]],
         )

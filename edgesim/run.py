@@ -59,12 +59,15 @@ class Experiment:
     """the topology's text, as read"""
     scene: Scene
     prior: Prior
+    controls: dict[str, NDArray[np.float64]]
+    """maps of the detectors that learn nothing"""
+    rgb: NDArray[np.uint8]
     overrides: tuple[str, ...] = ()
     """what was changed of it on the command line"""
 
     @classmethod
     def prepare(cls, topology: Topology, source: str, overrides: Sequence[str] = ()) -> Experiment:
-        """Open the scene and draw the prior.
+        """Open the scene, draw the prior, and run the controls.
 
         Raises SceneError where the scene cannot be used, or has fewer lines than there are nodes.
         """
@@ -76,7 +79,8 @@ class Experiment:
                 f"{scene.name}: found {scene.shape[0]} lines, allowed at least one for each of the "
                 f"{len(topology.ring)} nodes"
             )
-        return cls(topology, source, scene, prior, tuple(overrides))
+        controls, rgb = detection.controls(scene, prior), detection.false_colour(scene)
+        return cls(topology, source, scene, prior, controls, rgb, tuple(overrides))
 
     def jobs(self, compressor: CompressorSettings, run: str, rendezvous: str) -> list[Job]:
         """One job per node, in ring order."""
@@ -130,7 +134,6 @@ class Experiment:
             with tempfile.TemporaryDirectory(prefix="edgesim-") as meeting, interruptible(), fleet:
                 jobs = self.jobs(compressor, path.name, f"file://{meeting}/rendezvous")
                 fleet.start(jobs, [folder.log_path(job.node) for job in jobs])
-                observed.prepare()
                 for event in fleet.events():
                     folder.record(event)
                     observed(event)
@@ -230,8 +233,6 @@ class Observed:
         self._arrays: dict[int, dict[int, dict[str, NDArray[Any]]]] = {}
         self._last: dict[str, NDArray[Any]] = {}
         self._untrained: dict[str, NDArray[Any]] = {}
-        self._controls: dict[str, NDArray[np.float64]] = {}
-        self._rgb: NDArray[np.uint8] | None = None
         self.metrics: dict[str, float] = {}
         self.evaluations: list[dict[str, float]] = []
         self.time_to_goal: float | None = None
@@ -239,11 +240,6 @@ class Observed:
         self.applied: dict[str, dict[str, Any]] = {}
         self.parameters: int | None = None
         self.setup_s: float | None = None
-
-    def prepare(self) -> None:
-        """Compute the controls, which need no node."""
-        self._controls = detection.controls(self._experiment.scene, self._experiment.prior)
-        self._rgb = detection.false_colour(self._experiment.scene)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started):
@@ -284,7 +280,7 @@ class Observed:
             self._last,
             experiment.scene.mask,
             experiment.prior.used,
-            controls=self._controls,
+            controls=experiment.controls,
             untrained=self._untrained,
         )
         self.evaluations.append({"step": event.step, "time_s": event.time_s, "auc": self.metrics["auc"]})
@@ -295,15 +291,14 @@ class Observed:
     def maps(self) -> dict[str, NDArray[Any]]:
         """Full-scene maps (H, W), for figures."""
         scene, prior = self._experiment.scene, self._experiment.prior
-        assert self._rgb is not None
         return {
             "score": detection.fuse(self._last["residual"], self._last["coarse"]).astype(np.float32),
             **{name: values.astype(np.float32) for name, values in self._last.items()},
             "untrained": detection.fuse(self._untrained["residual"], self._untrained["coarse"]).astype(np.float32),
-            **{name: values.astype(np.float32) for name, values in self._controls.items()},
+            **{name: values.astype(np.float32) for name, values in self._experiment.controls.items()},
             "target": scene.mask,
             "scored": ~prior.used,
-            "rgb": self._rgb,
+            "rgb": self._experiment.rgb,
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Union
 
@@ -141,3 +142,4 @@ class Finished:
 
 
 Event = Union[Started, Step, Telemetry, Observation, Fault, Finished]  # noqa: UP007
+Emit = Callable[[Event], None]

@@ -24,11 +24,15 @@ POSTED = 8
 """receives kept ready on every incoming link, so that a message never waits for its receiver to ask for it"""
 
 
+BURST = 0.005
+"""s; messages that arrive back to back for less than this are too few to tell the rate from the host's own jitter"""
+
+
 class OutgoingLink:
     """Sends messages to one neighbour through a `LinkModel`. `send` never blocks on the link; `flush` does not
     return before the transport has taken everything that needs no holding back."""
 
-    def __init__(self, model: LinkModel, channel: Channel, pool: FramePool, clock: Clock) -> None:
+    def __init__(self, model: LinkModel, channel: Channel, pool: FramePool, clock: Clock, latency: float = 0.0) -> None:
         self.model = model
         self.sent = Sent()
         self._channel = channel
@@ -36,7 +40,7 @@ class OutgoingLink:
         self._in_flight: deque[tuple[dist.Work, Frame]] = deque()
         self._line: DelayLine | None = None
         if isinstance(clock, WallClock) and model.imposes:
-            self._line = DelayLine(channel, pool)
+            self._line = DelayLine(channel, pool, latency)
 
     def frame_bytes(self) -> int:
         return self.model.frame_bytes()
@@ -69,12 +73,21 @@ class OutgoingLink:
 
 
 class DelayLine:
-    """Holds each message until its arrival time, then hands it to the transport: a thread of its own, so that both
-    directions of a ring and the training go on meanwhile."""
+    """Holds each message back, then hands it to the transport so that it arrives in time: a thread of its own, so that
+    both directions of a ring and the training go on meanwhile.
 
-    def __init__(self, channel: Channel, pool: FramePool) -> None:
+    What the transport itself takes (`latency`, s) counts towards the link's delay, and so does the median time by which
+    the host is late in waking this thread.
+    """
+
+    LEARNING = 5e-6
+    """s by which the estimate of the median lateness follows each sleep"""
+
+    def __init__(self, channel: Channel, pool: FramePool, latency: float = 0.0) -> None:
         self._channel = channel
         self._pool = pool
+        self._latency = latency
+        self._lateness = 0.0
         self._held: queue.SimpleQueue[tuple[Frame, float] | None] = queue.SimpleQueue()
         self._error: LinkError | None = None
         self._thread = threading.Thread(target=self._release, name=f"delay {channel.name}", daemon=True)
@@ -95,13 +108,40 @@ class DelayLine:
     def _release(self) -> None:
         while (item := self._held.get()) is not None:
             frame, moment = item
-            sleep_until(moment)
+            self._sleep_until(moment - self._latency)
             try:
                 self._channel.finish(self._channel.send(frame.on_the_wire))
             except LinkError as error:
                 self._error = error
                 return
             self._pool.give(frame)
+
+    def _sleep_until(self, moment: float) -> None:
+        woken_for = moment - self._lateness
+        if woken_for > time.monotonic():
+            sleep_until(woken_for)
+            late = time.monotonic() - woken_for
+            self._lateness += self.LEARNING if late > self._lateness else -self.LEARNING
+
+
+class Burst:
+    """Messages that follow one another without a gap: what arrived after the first, and in what time.
+
+    The arrival of a message that nobody was waiting for was not seen; its bits count once a later one's was.
+    """
+
+    def __init__(self, began: float) -> None:
+        self._began = began
+        self._unseen = 0
+        self.bits = 0
+        self.seconds = 0.0
+
+    def take(self, bits: int, arrived: float | None) -> None:
+        self._unseen += bits
+        if arrived is not None:
+            self.bits += self._unseen
+            self.seconds = arrived - self._began
+            self._unseen = 0
 
 
 class IncomingLink:
@@ -120,7 +160,7 @@ class IncomingLink:
         self._pool = pool
         self._shared_host = shared_host
         self._posted: deque[tuple[dist.Work, Frame]] = deque()
-        self._previous: float | None = None
+        self._burst: Burst | None = None
         self._delays: list[float] = []
         self._rate_bits = 0.0
         self._rate_s = 0.0
@@ -151,18 +191,24 @@ class IncomingLink:
         return frame
 
     def _measure(self, header: Header, arrived: float, waited: bool, known: bool) -> None:
-        if not waited:
-            self._previous = None
-            return
-        if known:
+        if known and waited:
             self._delays.append(arrived - header.ended)
-        if header.back_to_back and self._previous is not None:
-            self._rate_bits += 8 * (HEADER_BYTES + header.length)
-            self._rate_s += arrived - self._previous
-        self._previous = arrived
+        if not header.back_to_back:
+            self._end_burst()
+        elif self._burst is not None:
+            self._burst.take(8 * (HEADER_BYTES + header.length), arrived if waited else None)
+        if self._burst is None and waited:
+            self._burst = Burst(arrived)
+
+    def _end_burst(self) -> None:
+        burst, self._burst = self._burst, None
+        if burst is not None and burst.seconds >= BURST:
+            self._rate_bits += burst.bits
+            self._rate_s += burst.seconds
 
     def measured(self) -> Received:
         """What was measured since the last call."""
+        self._end_burst()
         delays, bits, seconds = self._delays, self._rate_bits, self._rate_s
         self._delays, self._rate_bits, self._rate_s = [], 0.0, 0.0
         if not delays:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
-import time
 import traceback
-from collections.abc import Callable
 from datetime import timedelta
 
 import numpy as np
-import psutil
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -19,19 +15,19 @@ from torch import nn
 from node_agent import events
 from node_agent.clock import Clock, VirtualClock, WallClock
 from node_agent.compression import create
+from node_agent.events import Emit
 from node_agent.exchange import Exchange, layers_of, parts_of
 from node_agent.job import Job
 from node_agent.link import IncomingLink, OutgoingLink
 from node_agent.link_model import LinkError, LinkModel
 from node_agent.ring import Ring
-from node_agent.transport import Channel, FramePool, connect
+from node_agent.telemetry.process import Telemetry
+from node_agent.transport import Channel, FramePool, Handshake
 from node_agent.workloads.background import BackgroundLearning
 from node_agent.workloads.base import Workload
 
-FORWARD = 1
-"""tag of the messages that travel in ring order"""
-
-Emit = Callable[[events.Event], None]
+ASIDE, RING = 0, 1
+"""tags: what passes by the links, and the messages of the ring"""
 
 
 def run(job: Job, emit: Emit) -> None:
@@ -59,9 +55,11 @@ def _train(job: Job, emit: Emit) -> None:
     torch.use_deterministic_algorithms(True)
     _join(job)
     workload = BackgroundLearning(job.workload, job.seed, job.rank)
-    _meet(job, "start")
+    handshake = Handshake(job.world_size, *channels(job, ASIDE)) if job.world_size > 1 else None
+    if handshake:
+        handshake.meet()
     clock: Clock = WallClock() if job.clock == "wall" else VirtualClock(job.compute_factor)
-    ring = make_ring(job, clock)
+    ring = make_ring(job, clock, handshake.latency if handshake else 0.0)
 
     facts = workload.prepare(ring)
     prepared = ring.outgoing.sent if ring.outgoing else events.Sent()
@@ -69,13 +67,14 @@ def _train(job: Job, emit: Emit) -> None:
     dense = ring.dense_bytes(sum(p.numel() for p in workload.model.parameters()))
     emit(events.Started(job.rank, job.node, os.getpid(), facts, prepared, clock.now(), dense, link))
 
-    observer = Observer(job, workload, clock, emit)
+    observer = Observer(job, workload, clock, handshake, emit)
     observer.observe(0)
-    with TelemetryThread(job, emit):
+    with Telemetry(job, emit):
         finished = _steps(job, workload, ring, clock, observer, emit)
     emit(finished)
     ring.close()
-    _meet(job, "end")
+    if handshake:
+        handshake.meet()
 
 
 def _steps(job: Job, workload: Workload, ring: Ring, clock: Clock, observer: Observer, emit: Emit) -> events.Finished:
@@ -138,35 +137,36 @@ def _join(job: Job) -> None:
     )
 
 
-def _meet(job: Job, place: str) -> None:
-    """Wait until every node has come to `place`. Over the store, not the links: it costs them nothing."""
-    store = dist.distributed_c10d._get_default_store()
-    if store.add(f"{job.run}/{place}", 1) == job.world_size:
-        store.set(f"{job.run}/{place}/all", "1")
-    store.wait([f"{job.run}/{place}/all"], timedelta(seconds=job.timeout))
-
-
-def make_ring(job: Job, clock: Clock) -> Ring:
-    """The ring of a job's links, over the process group that this process has joined."""
-    if job.outgoing is None or job.incoming is None:
-        return Ring(job.rank, job.world_size, clock)
+def channels(job: Job, tag: int) -> tuple[Channel, Channel]:
+    """To the next node of the ring, and from the previous one."""
+    assert job.outgoing is not None
+    assert job.incoming is not None
     following, previous = (job.rank + 1) % job.world_size, (job.rank - 1) % job.world_size
-    to_next = Channel(following, FORWARD, job.outgoing.name, job.timeout)
-    from_previous = Channel(previous, FORWARD, job.incoming.name, job.timeout)
-    connect(to_next, from_previous)
+    return (
+        Channel(following, tag, job.outgoing.name, job.timeout),
+        Channel(previous, tag, job.incoming.name, job.timeout),
+    )
+
+
+def make_ring(job: Job, clock: Clock, latency: float = 0.0) -> Ring:
+    """The ring of a job's links, over the process group that this process has joined and shaken hands in."""
+    if job.outgoing is None:
+        return Ring(job.rank, job.world_size, clock)
+    to_next, from_previous = channels(job, RING)
     pool = FramePool()
     model = LinkModel(job.outgoing, np.random.default_rng([job.seed, 0x11A, job.rank]))
-    outgoing, incoming = OutgoingLink(model, to_next, pool, clock), IncomingLink(from_previous, pool)
-    return Ring(job.rank, job.world_size, clock, outgoing, incoming, pool)
+    outgoing = OutgoingLink(model, to_next, pool, clock, latency)
+    return Ring(job.rank, job.world_size, clock, outgoing, IncomingLink(from_previous, pool), pool)
 
 
 class Observer:
     """Looks at the model from outside the run: its time does not count and nothing crosses the links."""
 
-    def __init__(self, job: Job, workload: Workload, clock: Clock, emit: Emit) -> None:
+    def __init__(self, job: Job, workload: Workload, clock: Clock, handshake: Handshake | None, emit: Emit) -> None:
         self._job = job
         self._workload = workload
         self._clock = clock
+        self._handshake = handshake
         self._emit = emit
 
     def due(self, step: int) -> bool:
@@ -178,41 +178,8 @@ class Observer:
         with self._clock.stopped():
             arrays = self._workload.observe()
             self._emit(events.Observation(job.rank, job.node, step, time_s, arrays))
-            _meet(job, f"observed-{step}")
-
-
-class TelemetryThread:
-    """Samples this process's CPU and memory while the `with` block runs."""
-
-    def __init__(self, job: Job, emit: Emit) -> None:
-        self._job = job
-        self._emit = emit
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample, name="telemetry", daemon=True)
-
-    def __enter__(self) -> TelemetryThread:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        process, began = psutil.Process(), time.monotonic()
-        process.cpu_percent()
-        while not self._stop.wait(self._job.telemetry_interval):
-            with process.oneshot():
-                self._emit(
-                    events.Telemetry(
-                        self._job.rank,
-                        self._job.node,
-                        time.monotonic() - began,
-                        process.cpu_percent(),
-                        process.memory_info().rss,
-                        process.num_threads(),
-                    )
-                )
+            if self._handshake:
+                self._handshake.meet()
 
 
 def fingerprint(model: nn.Module) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import multiprocessing
 import os
@@ -22,7 +23,7 @@ from node_agent.job import LinkSettings
 from node_agent.link import IncomingLink, OutgoingLink
 from node_agent.link_model import LinkModel
 from node_agent.ring import Ring
-from node_agent.transport import Channel, FramePool, connect
+from node_agent.transport import Channel, FramePool, Handshake
 
 LIMIT = 60.0
 """s that a test may take before its processes are ended"""
@@ -48,10 +49,13 @@ class Place:
         settings = LinkSettings(source=str(self.rank), target=str(following), **link)
         to_next = Channel(following, self._tag, settings.name, timeout)
         from_previous = Channel(previous, self._tag, f"{previous}->{self.rank}", timeout)
-        connect(to_next, from_previous)
+        handshake = Handshake(self.size, *(dataclasses.replace(one, tag=0) for one in (to_next, from_previous)))
         pool = FramePool()
         model = LinkModel(settings, np.random.default_rng([1, self.rank]))
-        outgoing, incoming = OutgoingLink(model, to_next, pool, clock), IncomingLink(from_previous, pool)
+        outgoing, incoming = (
+            OutgoingLink(model, to_next, pool, clock, handshake.latency),
+            IncomingLink(from_previous, pool),
+        )
         rank = self.rank if step == 1 else -self.rank % self.size
         return Ring(rank, self.size, clock, outgoing, incoming, pool)
 
