@@ -57,14 +57,13 @@ class Progress:
             self._state = "agreeing on the scene's statistics"
         elif isinstance(event, Observation) and event.step == 0:
             self._state = "training"
+            self._began = time.monotonic()
         elif isinstance(event, Finished):
             self._state = "finishing"
         elif isinstance(event, Step):
             self._take(event)
 
     def _take(self, step: Step) -> None:
-        if self._began is None:
-            self._began = time.monotonic()
         self._steps_done[step.node] = step.step
         self._losses[step.node] = step.loss
         self._clock = max(self._clock, step.time_s)

@@ -101,6 +101,7 @@ class Experiment:
                 compute_factor=factors[name],
                 outgoing=links.get(name),
                 incoming=incoming.get(name),
+                bare=topology.emulation.clock == "wall" and all(link.bare for link in links.values()),
                 rendezvous=rendezvous,
                 timeout=topology.emulation.timeout + sum(patience(link) for link in links.values()),
                 compressor=compressor,

@@ -37,6 +37,11 @@ class LinkSettings(Settings):
     def name(self) -> str:
         return f"{self.source}->{self.target}"
 
+    @property
+    def bare(self) -> bool:
+        """Whether the link is left as the transport gives it."""
+        return self.rate is None and self.schedule is None and not any((self.delay, self.jitter, self.loss))
+
 
 class SceneSettings(Settings):
     """Where a hyperspectral scene and its target mask are found."""
@@ -80,6 +85,9 @@ class Job(Settings):
     compute_factor: float = Field(default=1.0, description="virtual clock: seconds per CPU second measured here")
     outgoing: LinkSettings | None = Field(description="the link to the next node of the ring; None if alone")
     incoming: LinkSettings | None = Field(description="the link from the previous node; None if alone")
+    bare: bool = Field(
+        default=False, description="no link of the whole ring imposes anything, and the clock is the wall's"
+    )
     rendezvous: str = Field(description="init_method of torch.distributed: file:///path or tcp://host:port")
     interface: str = Field(default="lo", description="network interface of the data plane")
     timeout: float = Field(default=60.0, description="longest silence from a neighbour, beyond its link's own time, s")

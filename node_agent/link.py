@@ -39,7 +39,7 @@ class OutgoingLink:
         self._pool = pool
         self._in_flight: deque[tuple[dist.Work, Frame]] = deque()
         self._line: DelayLine | None = None
-        if isinstance(clock, WallClock) and model.imposes:
+        if isinstance(clock, WallClock) and not model.settings.bare:
             self._line = DelayLine(channel, pool, latency)
 
     def frame_bytes(self) -> int:

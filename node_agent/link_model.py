@@ -64,12 +64,6 @@ class LinkModel:
         self._free = 0.0
         self._last_arrival = 0.0
 
-    @property
-    def imposes(self) -> bool:
-        """Whether the link differs from the bare transport at all."""
-        s = self.settings
-        return s.rate is not None or s.schedule is not None or any((s.delay, s.jitter, s.loss))
-
     def frame_bytes(self) -> int:
         """Payload of the largest message worth sending at this rate; a multiple of 16 KiB."""
         if self.settings.rate is None:

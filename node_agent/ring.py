@@ -20,9 +20,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from node_agent import bare
 from node_agent.clock import Clock
 from node_agent.link import IncomingLink, OutgoingLink
-from node_agent.transport import HEADER_BYTES, FramePool
+from node_agent.transport import HEADER_BYTES, Channel, FramePool
 from node_agent.workloads.base import Reduce
 
 _REDUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -51,7 +52,11 @@ def all_reduce_traffic(numel: int, itemsize: int, size: int, rank: int, frame: i
 
 class Ring:
     """This node's place in the ring. All collectives are called in the same order by all nodes, from one thread at a
-    time; `clock` is that thread's. A ring of one has no links and does nothing."""
+    time; `clock` is that thread's. A ring of one has no links and does nothing.
+
+    `bare_channels`, to the next node and from the previous one, are for a ring of which no link imposes anything, under
+    the wall clock: either all nodes have them or none.
+    """
 
     def __init__(
         self,
@@ -61,6 +66,7 @@ class Ring:
         outgoing: OutgoingLink | None = None,
         incoming: IncomingLink | None = None,
         pool: FramePool | None = None,
+        bare_channels: tuple[Channel, Channel] | None = None,
     ) -> None:
         if (size > 1) != (outgoing is not None and incoming is not None and pool is not None):
             raise ValueError(f"a ring of {size} needs {'links' if size > 1 else 'no links'}")
@@ -70,6 +76,7 @@ class Ring:
         self.outgoing = outgoing
         self.incoming = incoming
         self._pool = pool
+        self._bare = bare_channels
 
     def all_reduce(self, tensor: Tensor, op: Reduce = "sum") -> None:
         """Reduce a contiguous CPU tensor of any length over all nodes, in place.
@@ -83,6 +90,9 @@ class Ring:
         flat = tensor.view(-1)
         bounds = chunk_bounds(flat.numel(), self.size)
         reduce = _REDUCTIONS[op]
+        if self._bare is not None:
+            self.outgoing.sent += bare.all_reduce(flat, bounds, self.rank, reduce, *self._bare, self._pool)
+            return
         owned_at, hops = self.size - 2, 2 * (self.size - 1)
 
         start, stop = bounds[self.rank]
@@ -144,8 +154,9 @@ class Ring:
         """Bytes on the wire, headers included, that this node would send to all-reduce `numel` values."""
         if self.outgoing is None:
             return 0
+        header = 0 if self._bare is not None else HEADER_BYTES
         octets, messages = all_reduce_traffic(numel, itemsize, self.size, self.rank, self.outgoing.frame_bytes())
-        return octets + messages * HEADER_BYTES
+        return octets + messages * header
 
     def close(self) -> None:
         """Send what is still held back."""

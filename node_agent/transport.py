@@ -50,6 +50,10 @@ class Frame:
     def on_the_wire(self) -> Tensor:
         return self.octets[: HEADER_BYTES + self.length]
 
+    def space(self, numel: int, dtype: torch.dtype) -> Tensor:
+        """The payload's place as a tensor to work in."""
+        return self.octets[HEADER_BYTES : HEADER_BYTES + numel * dtype.itemsize].view(dtype)
+
     def fill(self, payload: Tensor, total: int) -> Frame:
         self.length, self.total = payload.numel(), total
         self.payload.copy_(payload)
@@ -123,7 +127,7 @@ class Handshake:
     neighbour's message before it had ever turned to the other would hold up the whole ring, itself included.
     """
 
-    BATCHES, ROUNDS = 20, 8
+    BATCHES, ROUNDS = 50, 4
     """of rounds after the first, for measuring"""
 
     def __init__(self, size: int, outgoing: Channel, incoming: Channel) -> None:

@@ -26,8 +26,8 @@ from node_agent.transport import Channel, FramePool, Handshake
 from node_agent.workloads.background import BackgroundLearning
 from node_agent.workloads.base import Workload
 
-ASIDE, RING = 0, 1
-"""tags: what passes by the links, and the messages of the ring"""
+ASIDE, RING, BARE = 0, 1, 2
+"""tags: what passes by the links, the messages of the ring, and those of a bare one"""
 
 
 def run(job: Job, emit: Emit) -> None:
@@ -156,7 +156,8 @@ def make_ring(job: Job, clock: Clock, latency: float = 0.0) -> Ring:
     pool = FramePool()
     model = LinkModel(job.outgoing, np.random.default_rng([job.seed, 0x11A, job.rank]))
     outgoing = OutgoingLink(model, to_next, pool, clock, latency)
-    return Ring(job.rank, job.world_size, clock, outgoing, IncomingLink(from_previous, pool), pool)
+    bare = channels(job, BARE) if job.bare else None
+    return Ring(job.rank, job.world_size, clock, outgoing, IncomingLink(from_previous, pool), pool, bare)
 
 
 class Observer:

@@ -37,6 +37,12 @@ def test_all_reduce_sums_any_length_and_type_identically_on_all_nodes(size: int)
             case += 1
 
 
+def test_bare_and_framed_rings_give_the_same_bits() -> None:
+    bare = on_nodes(4, programs.all_reduce, LENGTHS, [torch.float32], "sum", False)
+    framed = on_nodes(4, programs.all_reduce, LENGTHS, [torch.float32], "sum", True)
+    assert all(torch.equal(a, b) for a, b in zip(bare[0], framed[0], strict=True))
+
+
 @pytest.mark.parametrize("op", ["min", "max"])
 def test_all_reduce_finds_extremes(op: str) -> None:
     results = on_nodes(3, programs.all_reduce, [1001], [torch.float32], op, False)

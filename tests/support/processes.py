@@ -57,7 +57,13 @@ class Place:
             IncomingLink(from_previous, pool),
         )
         rank = self.rank if step == 1 else -self.rank % self.size
-        return Ring(rank, self.size, clock, outgoing, incoming, pool)
+        bare = None
+        if settings.bare and not clock.virtual:
+            bare = (
+                dataclasses.replace(to_next, tag=1000 + self._tag),
+                dataclasses.replace(from_previous, tag=1000 + self._tag),
+            )
+        return Ring(rank, self.size, clock, outgoing, incoming, pool, bare)
 
 
 def on_nodes(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
