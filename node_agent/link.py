@@ -197,8 +197,9 @@ class IncomingLink:
             self._end_burst()
         elif self._burst is not None:
             self._burst.take(8 * (HEADER_BYTES + header.length), arrived if waited else None)
-        if self._burst is None and waited:
-            self._burst = Burst(arrived)
+        if self._burst is None and (waited or known):
+            # Counted from when it was due, a message that was handed over late cannot make the rest look fast.
+            self._burst = Burst(min(arrived, header.arrival) if known else arrived)
 
     def _end_burst(self) -> None:
         burst, self._burst = self._burst, None

@@ -127,24 +127,38 @@ class Handshake:
     neighbour's message before it had ever turned to the other would hold up the whole ring, itself included.
     """
 
-    BATCHES, ROUNDS = 50, 4
-    """of rounds after the first, for measuring"""
+    PINGS, PAUSE = 12, 0.005
+    """messages there and back, and the pause (s) before each: a host that has gone to sleep meanwhile answers later
+    than one that is kept awake, and most messages of a run come after a pause"""
 
-    def __init__(self, size: int, outgoing: Channel, incoming: Channel) -> None:
+    def __init__(self, rank: int, size: int, to_next: Channel, from_previous: Channel) -> None:
         """Raises LinkError if a neighbour does not answer."""
         self._size = size
-        self._outgoing = outgoing
-        self._incoming = incoming
+        self._next = to_next
+        self._previous = from_previous
         self._round()
-        self.latency = min(self._batch() for _ in range(self.BATCHES)) / self.ROUNDS
-        """What a message takes over the bare transport while the host has processors to spare, s."""
+        if rank != 0:
+            self._answer()
+        self.latency = self._ping()
+        """What a message takes to the next node over the bare transport, s: the lower quartile, since a host that is
+        busy with something else for a moment says nothing of the next one."""
+        if rank == 0:
+            self._answer()
 
-    def _batch(self) -> float:
-        """All nodes go round in step, each waiting for the one before: a round lasts as long as a message does."""
-        began = time.monotonic()
-        for _ in range(self.ROUNDS):
-            self._round()
-        return time.monotonic() - began
+    def _ping(self) -> float:
+        times = []
+        for _ in range(self.PINGS):
+            time.sleep(self.PAUSE)
+            began = time.monotonic()
+            self._next.finish(self._next.send(_byte()))
+            self._next.finish(self._next.receive(_byte()))
+            times.append((time.monotonic() - began) / 2)
+        return sorted(times)[self.PINGS // 4]
+
+    def _answer(self) -> None:
+        for _ in range(self.PINGS):
+            self._previous.finish(self._previous.receive(_byte()))
+            self._previous.finish(self._previous.send(_byte()))
 
     def meet(self) -> None:
         """Return when every node of the ring has called this, at nearly the same moment."""
@@ -152,7 +166,11 @@ class Handshake:
             self._round()
 
     def _round(self) -> None:
-        sent = self._outgoing.send(torch.zeros(1, dtype=torch.uint8))
-        received = self._incoming.receive(torch.zeros(1, dtype=torch.uint8))
-        self._outgoing.finish(sent)
-        self._incoming.finish(received)
+        sent = self._next.send(_byte())
+        received = self._previous.receive(_byte())
+        self._next.finish(sent)
+        self._previous.finish(received)
+
+
+def _byte() -> Tensor:
+    return torch.zeros(1, dtype=torch.uint8)

@@ -55,7 +55,7 @@ def _train(job: Job, emit: Emit) -> None:
     torch.use_deterministic_algorithms(True)
     _join(job)
     workload = BackgroundLearning(job.workload, job.seed, job.rank)
-    handshake = Handshake(job.world_size, *channels(job, ASIDE)) if job.world_size > 1 else None
+    handshake = Handshake(job.rank, job.world_size, *channels(job, ASIDE)) if job.world_size > 1 else None
     if handshake:
         handshake.meet()
     clock: Clock = WallClock() if job.clock == "wall" else VirtualClock(job.compute_factor)

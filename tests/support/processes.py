@@ -49,7 +49,9 @@ class Place:
         settings = LinkSettings(source=str(self.rank), target=str(following), **link)
         to_next = Channel(following, self._tag, settings.name, timeout)
         from_previous = Channel(previous, self._tag, f"{previous}->{self.rank}", timeout)
-        handshake = Handshake(self.size, *(dataclasses.replace(one, tag=0) for one in (to_next, from_previous)))
+        handshake = Handshake(
+            self.rank, self.size, *(dataclasses.replace(one, tag=0) for one in (to_next, from_previous))
+        )
         pool = FramePool()
         model = LinkModel(settings, np.random.default_rng([1, self.rank]))
         outgoing, incoming = (
