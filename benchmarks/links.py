@@ -35,11 +35,11 @@ def probe(place: Place, rate: float, delay: float) -> tuple[float, float]:
     for _ in range(SINGLE if delay < 0.1 else SINGLE // 3):
         dist.barrier()
         ring.all_gather(torch.zeros(1, dtype=torch.uint8))
-        delays.append(ring.incoming.measured().delay_s)
+        delays.append(ring.incoming.meter.measured().delay_s)
         time.sleep(0.005)
     dist.barrier()
     ring.all_gather(torch.zeros(max(int(rate / 8), 4 * 16384), dtype=torch.uint8))
-    burst = ring.incoming.measured()
+    burst = ring.incoming.meter.measured()
     ring.close()
     return burst.rate_bits / burst.rate_s, statistics.median(one for one in delays if one is not None)
 

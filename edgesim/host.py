@@ -42,7 +42,7 @@ def revision() -> dict[str, Any] | None:
     try:
         commit = _git(root, "rev-parse", "HEAD")
         return {"commit": commit, "modified": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return None
 
 

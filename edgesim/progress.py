@@ -69,7 +69,7 @@ class Progress:
         self._clock = max(self._clock, step.time_s)
         self._step_time = step.duration_s
         if step.duration_s > 0:
-            sent = 8 * step.sent.wire_bytes / step.duration_s
+            sent = 8 * (step.sent.message_bytes + step.sent.retransmitted_bytes) / step.duration_s
             self._rates[step.node] = (sent, min(1.0, step.sent.busy_s / step.duration_s))
         if self._live is None and not self._quiet and self._done * PLAIN_LINES // self._steps > self._printed:
             self._printed = self._done * PLAIN_LINES // self._steps

@@ -209,7 +209,7 @@ class RunFolder:
             raise ValueError("the configuration must be written before the first step is recorded")
         parts = (getattr(step.parts, part) for part in PARTS)
         when = (step.step, step.rank, step.node, step.time_s, step.duration_s, step.loss)
-        counts = (step.sent.wire_bytes, step.values_sent, step.fingerprint)
+        counts = (step.sent.message_bytes, step.values_sent, step.fingerprint)
         self._steps.writerow(_cells((*when, *parts, *counts)))
         if self._ring:
             source, target = self._ring[step.rank]
@@ -370,7 +370,10 @@ def summarise(
         "time_to_target_s": time_to_target_s,
         "metrics": {"loss": float(np.mean(last)) if last else None, **metrics},
         "bytes_sent": sent,
-        "bytes_setup": {node: setup[node].wire_bytes if node in setup else None for node in nodes},
+        "bytes_retransmitted": {
+            source: int(np.nansum(run.of_link(source, target)["retransmitted_bytes"])) for source, target in run.ring
+        },
+        "bytes_setup": {node: setup[node].message_bytes if node in setup else None for node in nodes},
         "bytes_dense": dict(bytes_dense) if bytes_dense is not None else None,
         "ratio_wire": _ratio(sum(bytes_dense.values()) if bytes_dense else None, sum(sent.values())),
         "ratio_values": _ratio(parameters * len(steps["step"]) if parameters else None, values),

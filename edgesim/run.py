@@ -24,7 +24,7 @@ from edgesim.topology.schema import Topology
 from node_agent.compression.settings import CompressorSettings
 from node_agent.events import Event, Finished, Observation, Started, Step
 from node_agent.job import BackgroundSettings, Job, LinkSettings, SceneSettings
-from node_agent.link_model import patience
+from node_agent.link_model import frame_bytes, patience
 from node_agent.workloads import detection
 from node_agent.workloads.formats import SceneError
 from node_agent.workloads.scenes import Prior, Scene, open_scene, target_prior
@@ -88,6 +88,7 @@ class Experiment:
         names = tuple(topology.ring)
         links = {link.source: link for link in topology.ring_links()}
         incoming = {link.target: link for link in topology.ring_links()}
+        frame = frame_bytes(links.values())
         factors = {node.name: node.compute_factor for node in topology.nodes}
         cuts = [self.scene.shape[0] * i // len(names) for i in range(len(names) + 1)]
         return [
@@ -101,9 +102,10 @@ class Experiment:
                 compute_factor=factors[name],
                 outgoing=links.get(name),
                 incoming=incoming.get(name),
+                frame=frame,
                 bare=topology.emulation.clock == "wall" and all(link.bare for link in links.values()),
                 rendezvous=rendezvous,
-                timeout=topology.emulation.timeout + sum(patience(link) for link in links.values()),
+                timeout=topology.emulation.timeout + sum(patience(link, frame) for link in links.values()),
                 compressor=compressor,
                 bucket_bytes=training.bucket,
                 workload=BackgroundSettings(
@@ -213,8 +215,8 @@ def run_all(
     Raises as `Experiment.run`.
     """
     compressors = experiment.topology.training.compressor
-    if len(compressors) > 1 and folder.exists() and any(folder.iterdir()):
-        raise RunFolderError(f"{folder}: not empty; choose another folder for {len(compressors)} runs")
+    if len(compressors) > 1 and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunFolderError(f"{folder}: not an empty folder; choose another one for {len(compressors)} runs")
     runs = []
     for place, compressor in enumerate(compressors, start=1):
         settings = compressor.model_dump()
@@ -261,7 +263,7 @@ class Observed:
         known = self._fingerprints.setdefault(step.step, {})
         known[step.node] = step.fingerprint
         if len(set(known.values())) > 1:
-            groups = ", ".join(f"{node} {value:016x}" for node, value in sorted(known.items()))
+            groups = ", ".join(f"{node} {value:08x}" for node, value in sorted(known.items()))
             raise RunError(f"replicas differ after step {step.step}: {groups}")
         if len(known) == len(self._nodes):
             del self._fingerprints[step.step]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from node_agent.events import Sent
-from node_agent.link_model import FRAME
+from node_agent.job import FRAME
 from node_agent.transport import Channel, Frame, FramePool
 
 if TYPE_CHECKING:

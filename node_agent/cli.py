@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from node_agent.events import Event, Fault, Observation
 from node_agent.job import Job
 
-FAILED, BAD_INPUT = 1, 2
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 def main() -> None:
@@ -30,8 +30,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.verb == "schema":
         print(json.dumps(Job.model_json_schema(), indent=2))
-    else:
+        return
+    try:
         sys.exit(_run(arguments.job))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 def _run(path: Path) -> int:

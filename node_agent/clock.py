@@ -26,7 +26,8 @@ class Clock(Protocol):
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Time spent inside does not count: for observing a run without being part of it."""
+        """Time spent inside does not count: for observing a run without being part of it. Raises RuntimeError if the
+        clock stands already."""
 
 
 class WallClock:
@@ -36,6 +37,7 @@ class WallClock:
 
     def __init__(self) -> None:
         self._origin = time.monotonic()
+        self._stops = _Once()
 
     def now(self) -> float:
         return time.monotonic() - self._origin
@@ -52,9 +54,10 @@ class WallClock:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        began = time.monotonic()
-        yield
-        self._origin += time.monotonic() - began
+        with self._stops:
+            began = time.monotonic()
+            yield
+            self._origin += time.monotonic() - began
 
 
 class VirtualClock:
@@ -70,6 +73,7 @@ class VirtualClock:
             raise ValueError(f"the compute factor is at least 0, found {factor}")
         self._factor = factor
         self._offset = start - factor * time.thread_time()
+        self._stops = _Once()
 
     def now(self) -> float:
         return self._offset + self._factor * time.thread_time()
@@ -82,9 +86,25 @@ class VirtualClock:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        began = time.thread_time()
-        yield
-        self._offset -= self._factor * (time.thread_time() - began)
+        with self._stops:
+            began = time.thread_time()
+            yield
+            self._offset -= self._factor * (time.thread_time() - began)
+
+
+class _Once:
+    """A clock that was stopped twice would leave out the same time twice."""
+
+    def __init__(self) -> None:
+        self._entered = False
+
+    def __enter__(self) -> None:
+        if self._entered:
+            raise RuntimeError("the clock stands already")
+        self._entered = True
+
+    def __exit__(self, *_: object) -> None:
+        self._entered = False
 
 
 def sleep_until(host_moment: float) -> None:

@@ -27,8 +27,9 @@ class Sent:
     """time that messages waited for a contact window, summed over messages"""
 
     @property
-    def wire_bytes(self) -> int:
-        return self.payload_bytes + self.header_bytes + self.retransmitted_bytes
+    def message_bytes(self) -> int:
+        """Payloads and headers, each counted once however often it had to be sent."""
+        return self.payload_bytes + self.header_bytes
 
     def __add__(self, other: Sent) -> Sent:
         return Sent(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
@@ -39,7 +40,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class Received:
-    """What a node measured on its incoming link during one step: only messages that it was already waiting for."""
+    """What a node measured on its incoming link during one step; see `node_agent.meter`."""
 
     delay_s: float | None = None
     """mean one-way delay from the end of a message's transmission to its arrival; None: no sample"""
@@ -101,7 +102,8 @@ class Step:
 class Telemetry:
     rank: int
     node: str
-    time_s: float
+    host_s: float
+    """time on the host since training began"""
     cpu_percent: float
     rss_bytes: int
     threads: int

@@ -142,8 +142,9 @@ class Exchange:
                 account.values += payload.values
         except StopIteration as finished:
             outcome: Exchanged = finished.value
-            for parameter, mean in zip(bucket.parameters, outcome.mean, strict=True):
+            for name, parameter, mean in zip(bucket.names, bucket.parameters, outcome.mean, strict=True):
                 parameter.grad = mean.view_as(parameter)
+                check(Layer(name, tuple(parameter.shape)), parameter.grad)  # a sum of finite values may not be finite
             account.decode += clock.now() - began
 
     def _reduce(self, payload: Payload) -> Tensor | list[Tensor]:

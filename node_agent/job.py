@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from node_agent.compression.settings import AnyCompressorSettings
+
+FRAME = 1024 * 1024
+"""bytes of payload in the largest message; longer ones are cut, so that a relaying node can pass on their beginning
+while their end is still on the way"""
 
 
 class Settings(BaseModel):
@@ -77,14 +81,17 @@ class Job(Settings):
     """Everything that one node of a run needs to know."""
 
     run: str
-    rank: int
-    nodes: tuple[str, ...] = Field(description="names in ring order; a node's rank is its place here")
+    rank: int = Field(ge=0)
+    nodes: tuple[str, ...] = Field(min_length=1, description="names in ring order; a node's rank is its place here")
     seed: int
-    steps: int
+    steps: int = Field(ge=1)
     clock: Literal["wall", "virtual"] = "wall"
     compute_factor: float = Field(default=1.0, description="virtual clock: seconds per CPU second measured here")
     outgoing: LinkSettings | None = Field(description="the link to the next node of the ring; None if alone")
     incoming: LinkSettings | None = Field(description="the link from the previous node; None if alone")
+    frame: int = Field(
+        default=FRAME, ge=64, le=FRAME, multiple_of=64, description="payload of the largest message, bytes"
+    )
     bare: bool = Field(
         default=False, description="no link of the whole ring imposes anything, and the clock is the wall's"
     )
@@ -96,6 +103,14 @@ class Job(Settings):
     workload: WorkloadSettings
     evaluate_every: int = Field(default=0, description="steps between observations; 0: only first and last")
     telemetry_interval: float = Field(default=1.0, description="s between samples of CPU and memory")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Job:
+        if self.rank >= len(self.nodes):
+            raise ValueError(f"rank: found {self.rank}, allowed 0 to {len(self.nodes) - 1}")
+        if any((link is None) != (len(self.nodes) == 1) for link in (self.outgoing, self.incoming)):
+            raise ValueError("outgoing, incoming: both are needed by two nodes or more, and allowed only there")
+        return self
 
     @property
     def node(self) -> str:

@@ -13,19 +13,16 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from node_agent.clock import Clock, WallClock, sleep_until
-from node_agent.events import Received, Sent
-from node_agent.link_model import LinkError, LinkModel
-from node_agent.transport import HEADER_BYTES, Channel, Frame, FramePool, Header
+from node_agent.events import Sent
+from node_agent.link_model import LinkModel
+from node_agent.meter import Meter
+from node_agent.transport import HEADER_BYTES, Channel, Frame, FramePool
 
 if TYPE_CHECKING:
     import torch.distributed as dist
 
 POSTED = 8
 """receives kept ready on every incoming link, so that a message never waits for its receiver to ask for it"""
-
-
-BURST = 0.005
-"""s; messages that arrive back to back for less than this are too few to tell the rate from the host's own jitter"""
 
 
 class OutgoingLink:
@@ -41,9 +38,6 @@ class OutgoingLink:
         self._line: DelayLine | None = None
         if isinstance(clock, WallClock) and not model.settings.bare:
             self._line = DelayLine(channel, pool, latency)
-
-    def frame_bytes(self) -> int:
-        return self.model.frame_bytes()
 
     def send(self, frame: Frame, clock: Clock) -> None:
         """Send a filled frame; it belongs to the link from now on."""
@@ -89,7 +83,7 @@ class DelayLine:
         self._latency = latency
         self._lateness = 0.0
         self._held: queue.SimpleQueue[tuple[Frame, float] | None] = queue.SimpleQueue()
-        self._error: LinkError | None = None
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._release, name=f"delay {channel.name}", daemon=True)
         self._thread.start()
 
@@ -111,7 +105,7 @@ class DelayLine:
             self._sleep_until(moment - self._latency)
             try:
                 self._channel.finish(self._channel.send(frame.on_the_wire))
-            except LinkError as error:
+            except Exception as error:  # raised by the next `hold`, or by `close`
                 self._error = error
                 return
             self._pool.give(frame)
@@ -124,46 +118,17 @@ class DelayLine:
             self._lateness += self.LEARNING if late > self._lateness else -self.LEARNING
 
 
-class Burst:
-    """Messages that follow one another without a gap: what arrived after the first, and in what time.
-
-    The arrival of a message that nobody was waiting for was not seen; its bits count once a later one's was.
-    """
-
-    def __init__(self, began: float) -> None:
-        self._began = began
-        self._unseen = 0
-        self.bits = 0
-        self.seconds = 0.0
-
-    def take(self, bits: int, arrived: float | None) -> None:
-        self._unseen += bits
-        if arrived is not None:
-            self.bits += self._unseen
-            self.seconds = arrived - self._began
-            self._unseen = 0
-
-
 class IncomingLink:
-    """Receives messages from one neighbour, and measures what their link gave them.
-
-    A message counts for the measurement only if this node was already waiting for it: otherwise its arrival was not
-    seen. Under the wall clock the sender's times are of the same host's monotonic clock; where the two nodes are
-    different hosts, `shared_host` is False and only the rate is measured.
-    """
+    """Receives messages from one neighbour; `meter` measures what their link gave them."""
 
     WAITED = 1e-4
     """s; a receive that took longer than this had to wait for its message"""
 
-    def __init__(self, channel: Channel, pool: FramePool, shared_host: bool = True) -> None:
+    def __init__(self, channel: Channel, pool: FramePool) -> None:
+        self.meter = Meter()
         self._channel = channel
         self._pool = pool
-        self._shared_host = shared_host
         self._posted: deque[tuple[dist.Work, Frame]] = deque()
-        self._burst: Burst | None = None
-        self._delays: list[float] = []
-        self._rate_bits = 0.0
-        self._rate_s = 0.0
         for _ in range(POSTED):
             self._post()
 
@@ -183,35 +148,8 @@ class IncomingLink:
         header = frame.read_header()
         if clock.virtual:
             clock.wait_until(header.arrival)
-            arrived, waited = header.arrival, header.arrival > asked
+            self.meter.take(header, header.arrival, waited=header.arrival > asked)
         else:
             arrived = time.monotonic()
-            waited = arrived - asked > self.WAITED
-        self._measure(header, arrived, waited, known=clock.virtual or self._shared_host)
+            self.meter.take(header, arrived, waited=arrived - asked > self.WAITED)
         return frame
-
-    def _measure(self, header: Header, arrived: float, waited: bool, known: bool) -> None:
-        if known and waited:
-            self._delays.append(arrived - header.ended)
-        if not header.back_to_back:
-            self._end_burst()
-        elif self._burst is not None:
-            self._burst.take(8 * (HEADER_BYTES + header.length), arrived if waited else None)
-        if self._burst is None and (waited or known):
-            # Counted from when it was due, a message that was handed over late cannot make the rest look fast.
-            self._burst = Burst(min(arrived, header.arrival) if known else arrived)
-
-    def _end_burst(self) -> None:
-        burst, self._burst = self._burst, None
-        if burst is not None and burst.seconds >= BURST:
-            self._rate_bits += burst.bits
-            self._rate_s += burst.seconds
-
-    def measured(self) -> Received:
-        """What was measured since the last call."""
-        self._end_burst()
-        delays, bits, seconds = self._delays, self._rate_bits, self._rate_s
-        self._delays, self._rate_bits, self._rate_s = [], 0.0, 0.0
-        if not delays:
-            return Received(rate_bits=bits, rate_s=seconds)
-        return Received(sum(delays) / len(delays), max(delays), len(delays), bits, seconds)

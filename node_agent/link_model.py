@@ -7,24 +7,18 @@ retransmitted where packets of it are lost, and waits while no contact is schedu
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from node_agent.job import LinkSettings
+from node_agent.job import FRAME, LinkSettings
 
 PACKET = 1500
 """bytes; what is lost and sent again as a unit"""
 
-FRAME = 1024 * 1024
-"""bytes of payload in the largest message; longer ones are cut, so that a relaying node can pass on their beginning
-while their end is still on the way"""
-
-
 FRAME_TIME = 0.004
-"""s; a message occupies its link for about this long at most, where the rate allows it"""
+"""s; a message occupies the slowest link of its ring for about this long at most, where the rate allows it"""
 
 SMALLEST_FRAME = 16 * 1024
 """bytes; below this the header and the handling of a message would weigh more than what a shorter one gains"""
@@ -32,6 +26,10 @@ SMALLEST_FRAME = 16 * 1024
 
 class LinkError(RuntimeError):
     """A link that failed: the neighbour is gone, silent for too long, or will never be in contact again."""
+
+
+class ConnectionLost(LinkError):
+    """The neighbour is gone or silent: the consequence of something that happened elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +61,6 @@ class LinkModel:
         self._generator = generator
         self._free = 0.0
         self._last_arrival = 0.0
-
-    def frame_bytes(self) -> int:
-        """Payload of the largest message worth sending at this rate; a multiple of 16 KiB."""
-        if self.settings.rate is None:
-            return FRAME
-        affordable = int(self.settings.rate / 8 * FRAME_TIME) // SMALLEST_FRAME * SMALLEST_FRAME
-        return min(max(affordable, SMALLEST_FRAME), FRAME)
 
     def transmit(self, nbytes: int, now: float) -> Transmission:
         """Send `nbytes` at time `now`.
@@ -119,10 +110,25 @@ class LinkModel:
         )
 
 
-def patience(link: LinkSettings) -> float:
-    """How long a healthy sender may be silent because of the link itself, s: its longest closure, and one message."""
+def frame_bytes(links: Iterable[LinkSettings]) -> int:
+    """Payload of the largest message on a ring of these links; a multiple of 16 KiB.
+
+    Its slowest link decides: what a fast link brings in large pieces would occupy the next one for long.
+    """
+    rates = [link.rate for link in links if link.rate is not None]
+    if not rates:
+        return FRAME
+    affordable = int(min(rates) / 8 * FRAME_TIME) // SMALLEST_FRAME * SMALLEST_FRAME
+    return min(max(affordable, SMALLEST_FRAME), FRAME)
+
+
+def patience(link: LinkSettings, frame: int) -> float:
+    """How long a healthy sender may be silent because of the link itself, s: its longest closure, and one message of
+    `frame` bytes with every retransmission that happens more often than once in a billion."""
     closed, ended = 0.0, 0.0
     for window in link.schedule or ():
         closed, ended = max(closed, window.start - ended), window.end
-    message = 0.0 if link.rate is None else 8 * SMALLEST_FRAME / link.rate
-    return closed + message + link.delay + 10 * link.jitter
+    packets = math.ceil(frame / PACKET)
+    rounds = math.ceil(math.log(1e-9 / packets) / math.log(link.loss)) if link.loss else 0
+    message = 0.0 if link.rate is None else 8 * frame / link.rate * (1 + rounds * link.loss)
+    return closed + message + (1 + 2 * rounds) * link.delay + 10 * link.jitter

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from node_agent import bare
 from node_agent.clock import Clock
+from node_agent.collectives import Reduce
+from node_agent.job import FRAME
 from node_agent.link import IncomingLink, OutgoingLink
 from node_agent.transport import HEADER_BYTES, Channel, FramePool
-from node_agent.workloads.base import Reduce
 
 _REDUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sum": lambda arrived, own: arrived.add_(own),
@@ -54,8 +55,8 @@ class Ring:
     """This node's place in the ring. All collectives are called in the same order by all nodes, from one thread at a
     time; `clock` is that thread's. A ring of one has no links and does nothing.
 
-    `bare_channels`, to the next node and from the previous one, are for a ring of which no link imposes anything, under
-    the wall clock: either all nodes have them or none.
+    Messages carry at most `frame` bytes, on all nodes. `bare_channels`, to the next node and from the previous one, are
+    for a ring of which no link imposes anything, under the wall clock: either all nodes have them or none.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Ring:
         outgoing: OutgoingLink | None = None,
         incoming: IncomingLink | None = None,
         pool: FramePool | None = None,
+        frame: int = FRAME,
         bare_channels: tuple[Channel, Channel] | None = None,
     ) -> None:
         if (size > 1) != (outgoing is not None and incoming is not None and pool is not None):
@@ -76,6 +78,7 @@ class Ring:
         self.outgoing = outgoing
         self.incoming = incoming
         self._pool = pool
+        self._frame = frame
         self._bare = bare_channels
 
     def all_reduce(self, tensor: Tensor, op: Reduce = "sum") -> None:
@@ -145,17 +148,14 @@ class Ring:
     def _send_message(self, octets: Tensor, at_least_one: bool = False) -> None:
         assert self.outgoing is not None
         assert self._pool is not None
-        size = self.outgoing.frame_bytes()
         total = octets.numel()
-        for start in range(0, max(total, int(at_least_one)), size):
-            self.outgoing.send(self._pool.take().fill(octets[start : start + size], total), self.clock)
+        for start in range(0, max(total, int(at_least_one)), self._frame):
+            self.outgoing.send(self._pool.take().fill(octets[start : start + self._frame], total), self.clock)
 
     def dense_bytes(self, numel: int, itemsize: int = 4) -> int:
-        """Bytes on the wire, headers included, that this node would send to all-reduce `numel` values."""
-        if self.outgoing is None:
-            return 0
+        """Bytes, headers included, that this node would send to all-reduce `numel` values."""
         header = 0 if self._bare is not None else HEADER_BYTES
-        octets, messages = all_reduce_traffic(numel, itemsize, self.size, self.rank, self.outgoing.frame_bytes())
+        octets, messages = all_reduce_traffic(numel, itemsize, self.size, self.rank, self._frame)
         return octets + messages * header
 
     def close(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
@@ -13,7 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from node_agent.link_model import FRAME, LinkError
+from node_agent.job import FRAME
+from node_agent.link_model import ConnectionLost, LinkError
 
 _HEADER = struct.Struct("<HHIQdd")
 HEADER_BYTES = _HEADER.size
@@ -98,25 +101,34 @@ class Channel:
     timeout: float
 
     def send(self, octets: Tensor) -> dist.Work:
-        work = dist.isend(octets, self.peer, tag=self.tag)
+        """Begin to send; raises ConnectionLost if the neighbour is known to be gone."""
+        with self._translated():
+            work = dist.isend(octets, self.peer, tag=self.tag)
         assert work is not None
         return work
 
     def receive(self, octets: Tensor) -> dist.Work:
-        work = dist.irecv(octets, self.peer, tag=self.tag)
+        """Begin to receive; raises ConnectionLost if the neighbour is known to be gone."""
+        with self._translated():
+            work = dist.irecv(octets, self.peer, tag=self.tag)
         assert work is not None
         return work
 
     def finish(self, work: dist.Work) -> None:
-        """Wait for an operation; raises LinkError if the neighbour is gone or silent for `timeout` seconds."""
-        try:
+        """Wait for an operation; raises ConnectionLost if the neighbour is gone or silent for `timeout` seconds."""
+        with self._translated():
             work.wait(timedelta(seconds=self.timeout))
-        except RuntimeError as error:
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # all that torch.distributed raises here
             if "timed out" in str(error).lower():
                 reason = f"silent for {self.timeout:.0f} s"
             else:
                 reason = f"connection lost ({str(error).splitlines()[0].split('] ')[-1]})"
-            raise LinkError(f"link {self.name}: {reason}") from error
+            raise ConnectionLost(f"link {self.name}: {reason}") from error
 
 
 class Handshake:

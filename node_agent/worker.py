@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import traceback
+import zlib
 from datetime import timedelta
 
 import numpy as np
@@ -15,11 +16,12 @@ from torch import nn
 from node_agent import events
 from node_agent.clock import Clock, VirtualClock, WallClock
 from node_agent.compression import create
+from node_agent.compression.base import GradientError
 from node_agent.events import Emit
-from node_agent.exchange import Exchange, layers_of, parts_of
+from node_agent.exchange import Account, Exchange, layers_of, make_buckets, parts_of
 from node_agent.job import Job
 from node_agent.link import IncomingLink, OutgoingLink
-from node_agent.link_model import LinkError, LinkModel
+from node_agent.link_model import ConnectionLost, LinkError, LinkModel
 from node_agent.ring import Ring
 from node_agent.telemetry.process import Telemetry
 from node_agent.transport import Channel, FramePool, Handshake
@@ -38,7 +40,7 @@ def run(job: Job, emit: Emit) -> None:
     try:
         _train(job, emit)
     except Exception as error:  # the boundary of the process: whatever it was, the controller hears of it
-        lost = isinstance(error, LinkError)
+        lost = isinstance(error, ConnectionLost)
         emit(events.Fault(job.rank, job.node, _one_line(error), traceback.format_exc(), lost))
 
 
@@ -64,7 +66,8 @@ def _train(job: Job, emit: Emit) -> None:
     facts = workload.prepare(ring)
     prepared = ring.outgoing.sent if ring.outgoing else events.Sent()
     link = ring.outgoing.model.settings if ring.outgoing else None
-    dense = ring.dense_bytes(sum(p.numel() for p in workload.model.parameters()))
+    buckets = make_buckets(list(workload.model.named_parameters()), job.bucket_bytes)
+    dense = sum(ring.dense_bytes(sum(p.numel() for p in bucket.parameters)) for bucket in buckets)
     emit(events.Started(job.rank, job.node, os.getpid(), facts, prepared, clock.now(), dense, link))
 
     observer = Observer(job, workload, clock, handshake, emit)
@@ -84,7 +87,7 @@ def _steps(job: Job, workload: Workload, ring: Ring, clock: Clock, observer: Obs
     exchange = Exchange(model, compressor, ring, job.bucket_bytes, clock)
     sent = ring.outgoing.sent if ring.outgoing else events.Sent()
     if ring.incoming:
-        ring.incoming.measured()
+        ring.incoming.meter.measured()
     began = time_s = clock.now()
     for step in range(1, job.steps + 1):
         exchange.start(step - 1)
@@ -92,7 +95,7 @@ def _steps(job: Job, workload: Workload, ring: Ring, clock: Clock, observer: Obs
         loss = workload.loss()
         loss.backward()
         before = clock.now()
-        account = exchange.finish()
+        account = _finish(exchange, step)
         exposed = clock.now() - before
         optimiser.step()
 
@@ -110,18 +113,25 @@ def _steps(job: Job, workload: Workload, ring: Ring, clock: Clock, observer: Obs
                     loss=float(loss.detach()),
                     parts=parts_of(now - time_s, exposed, account, step_sent.busy_s),
                     sent=step_sent,
-                    received=ring.incoming.measured() if ring.incoming else events.Received(),
+                    received=ring.incoming.meter.measured() if ring.incoming else events.Received(),
                     values_sent=account.values,
                     fingerprint=fingerprint(model),
                 )
             )
-            if observer.due(step):
-                observer.observe(step, now - began)
+        if observer.due(step):
+            observer.observe(step, now - began)
         time_s = clock.now()
     exchange.close()
     return events.Finished(
         job.rank, job.node, now - began, job.steps, digest(model), sum(p.numel() for p in model.parameters())
     )
+
+
+def _finish(exchange: Exchange, step: int) -> Account:
+    try:
+        return exchange.finish()
+    except GradientError as error:
+        raise GradientError(f"training diverged in step {step}: {error}") from error
 
 
 def _join(job: Job) -> None:
@@ -157,7 +167,7 @@ def make_ring(job: Job, clock: Clock, latency: float = 0.0) -> Ring:
     model = LinkModel(job.outgoing, np.random.default_rng([job.seed, 0x11A, job.rank]))
     outgoing = OutgoingLink(model, to_next, pool, clock, latency)
     bare = channels(job, BARE) if job.bare else None
-    return Ring(job.rank, job.world_size, clock, outgoing, IncomingLink(from_previous, pool), pool, bare)
+    return Ring(job.rank, job.world_size, clock, outgoing, IncomingLink(from_previous, pool), pool, job.frame, bare)
 
 
 class Observer:
@@ -184,12 +194,11 @@ class Observer:
 
 
 def fingerprint(model: nn.Module) -> int:
-    """A quick 64-bit sum over the bits of all parameters: differs wherever replicas have drifted apart."""
-    total = 0
-    for place, parameter in enumerate(model.parameters(), start=1):
-        words = parameter.detach().contiguous().view(torch.uint8).view(torch.int32).to(torch.int64)
-        total += (2 * place + 1) * int(words.sum())
-    return total % 2**63
+    """CRC-32 over all parameters' bytes, in the model's order: the quick check that replicas are the same."""
+    crc = 0
+    for parameter in model.parameters():
+        crc = zlib.crc32(parameter.detach().contiguous().view(-1).numpy().data, crc)
+    return crc
 
 
 def digest(model: nn.Module) -> str:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -42,7 +42,7 @@ class LocalFleet:
         self._nodes: list[_LocalNode] = []
 
     def start(self, jobs: Sequence[Job], logs: Sequence[Path]) -> None:
-        with _environment(_ONE_THREAD):
+        with _environment(_ONE_THREAD), _without_interrupts():
             multiprocessing.forkserver.ensure_running()
         self._nodes = [_LocalNode(self._context, job, log) for job, log in zip(jobs, logs, strict=True)]
 
@@ -55,19 +55,26 @@ class LocalFleet:
                 if event is not None:
                     yield event
                 if isinstance(event, Fault) or (event is None and not node.finished):
+                    yield from self._last_events()
                     raise self._cause(node)
                 if event is None:
                     del listening[node.events]
 
-    def _cause(self, first: _LocalNode) -> NodeFailure:
-        """The failure that the others are consequences of: a death before an error, an error before a lost link."""
+    def _last_events(self) -> Iterator[Event]:
+        """What the other nodes still have to say: things measured, and failures of their own."""
         deadline = time.monotonic() + SETTLING
         listening = {node.events: node for node in self._nodes if node.running}
         while listening and (left := deadline - time.monotonic()) > 0:
             for ready in connection.wait(list(listening), timeout=left):
                 node = listening[ready]  # type: ignore[index]
-                if node.next_event() is None:
+                event = node.next_event()
+                if event is None:
                     del listening[node.events]
+                else:
+                    yield event
+
+    def _cause(self, first: _LocalNode) -> NodeFailure:
+        """The failure that the others are consequences of: a death before an error, an error before a lost link."""
         failed = [node for node in self._nodes if node.failed]
         return min(failed, key=lambda node: (node.blame, node is not first)).failure()
 
@@ -161,11 +168,12 @@ def _node_main(job: Job, log: str, events: connection.Connection, lifeline: conn
     sending = threading.Lock()
 
     def emit(event: Event) -> None:
-        if isinstance(event, Fault):
-            sys.stderr.write(event.traceback)
-            sys.stderr.flush()
         with sending:
             events.send(event)
+        if isinstance(event, Fault):
+            with suppress(OSError):  # the log may be on a disk that is full; the controller has been told
+                sys.stderr.write(event.traceback)
+                sys.stderr.flush()
 
     worker.run(job, emit)
     # Receives are still posted for messages that will never come: there is nothing to tear down in an orderly way.
@@ -185,6 +193,19 @@ def _tail(log: Path) -> str:
     except OSError as error:
         return f"({log}: {error.strerror})"
     return "\n".join(lines[-LOG_TAIL:])
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """What is started inside ignores the interrupt that a terminal sends to all of its processes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from node_agent.collectives import Collectives
 from node_agent.job import BackgroundSettings
-from node_agent.workloads.base import Collectives, Workload
+from node_agent.workloads.base import Workload
 from node_agent.workloads.cleaning import BandStatistics, band_statistics, clean
 from node_agent.workloads.detection import cem_filter, clean_prior, spectral_angle
 from node_agent.workloads.scenes import open_scene

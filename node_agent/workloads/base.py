@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-Reduce = Literal["sum", "min", "max"]
-
-
-class Collectives(Protocol):
-    """The part of the ring that a workload may use to agree on statistics with the other nodes."""
-
-    @property
-    def rank(self) -> int: ...
-
-    @property
-    def size(self) -> int: ...
-
-    def all_reduce(self, tensor: Tensor, op: Reduce = "sum") -> None:
-        """Reduce a contiguous CPU tensor over all nodes, in place; bit-identical everywhere afterwards."""
+from node_agent.collectives import Collectives
 
 
 class Workload(ABC):

@@ -11,11 +11,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from edgesim.comparison import compressor_label, differences, labels, render, table, to_json
+from edgesim.comparison import CONTROLS, compressor_label, differences, labels, render, table, to_json
 from edgesim.results import Run, RunFolder, load
 from node_agent.compression.settings import CATALOGUE, GCCSettings, NoneSettings, NSISettings
 
-METRICS = {"auc": 0.9987, "auc_rx": 0.93, "auc_ace": 0.98, "auc_cem": 0.97, "auc_brightness": 0.6}
+METRICS = {
+    "auc": 0.9987,
+    "auc_residual": 0.9876,
+    "auc_rx": 0.93,
+    "auc_ace": 0.98,
+    "auc_cem": 0.97,
+    "auc_brightness": 0.6,
+}
 
 
 @pytest.fixture
@@ -91,6 +98,7 @@ def test_rows_are_si(empty: Run) -> None:
             "status": "finished",
             "compressor": "gcc density=0.5",
             "auc": 0.9987,
+            "auc_residual": 0.9876,
             "bytes_per_node": 2_000_000,
             "ratio_wire": 1.96,
             "ratio_values": 2.0,
@@ -125,7 +133,7 @@ def test_the_table_fits_100_columns_and_cuts_nothing(empty: Run) -> None:
 def test_a_row_reads_as_expected(empty: Run) -> None:
     line = next(line for line in text_of([summed(empty)]).splitlines() if line.startswith("gcc"))
     assert line.split() == [
-        *("gcc", "density=0.5", "0.9987", "2.00", "1.96", "×", "2.00", "×"),
+        *("gcc", "density=0.5", "0.9987", "0.9876", "2.00", "1.96", "×", "2.00", "×"),
         *("62.50", "s", "12.25", "s", "156.2", "ms", "yes"),
     ]
 
@@ -136,7 +144,7 @@ def test_runs_that_failed_or_were_killed_stand_in_the_table(empty: Run) -> None:
     assert "gcc density=0.5  failed" in text
     assert "NO" in text
     killed = next(line for line in text.splitlines() if "killed" in line)
-    assert killed.split() == ["–", "killed", *["–"] * 8]
+    assert killed.split() == ["–", "killed", *["–"] * 9]
     assert table([empty])[0]["auc"] is None
     known = replace(empty, config={**empty.config, "compressor": {"name": "topk", "density": 0.01}})
     assert "topk density=0.01  killed" in text_of([known])
@@ -199,5 +207,5 @@ def test_many_differences_are_cut_with_a_count(empty: Run) -> None:
 def test_json_is_strict_and_complete(empty: Run) -> None:
     read = json.loads(to_json([summed(empty), empty]))
     assert [row["auc"] for row in read["runs"]] == [0.9987, None]
-    assert read["controls"][0] == {name: value for name, value in METRICS.items() if name != "auc"}
+    assert read["controls"][0] == {name: value for name, value in METRICS.items() if name in CONTROLS}
     assert read["differences"]["seed"] == [7, None]

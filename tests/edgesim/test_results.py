@@ -95,14 +95,14 @@ def summary_of(run: Run, **changes: Any) -> dict[str, Any]:
 
 
 def test_what_is_recorded_is_read_back(tmp_path: Path) -> None:
-    telemetry = Telemetry(rank=1, node="b", time_s=0.5, cpu_percent=97.5, rss_bytes=2**31, threads=3)
+    telemetry = Telemetry(rank=1, node="b", host_s=0.5, cpu_percent=97.5, rss_bytes=2**31, threads=3)
     run = written(tmp_path, "ab", [step(0, 1), step(1, 1, loss=math.nan), telemetry])
     assert run.topology == "name: test\n"
     assert run.nodes == ["a", "b"]
     assert run.summary == {}
     assert run.maps == {}
     assert run.steps["node"].tolist() == ["a", "b"]
-    assert run.steps["bytes_sent"].tolist() == [1150, 1150]
+    assert run.steps["bytes_sent"].tolist() == [1050, 1050]
     assert run.steps["fingerprint"].tolist() == [2**63 + 1] * 2
     assert math.isnan(run.steps["loss"][1])
     assert [run.steps[f"{part}_s"][0] for part in ("compute", "encode", "wait", "transfer", "decode")] == [
@@ -226,7 +226,7 @@ def test_a_summary_by_hand(tmp_path: Path) -> None:
     events += [Finished(rank, "ab"[rank], 0.8 + 0.1 * rank, 2, "ff" * 32, 1000) for rank in range(2)]
     run = written(tmp_path, "ab", events)
     applied = {"a->b": {"rate_bit_s": 1e5, "delay_s": 0.005, "loss": 0.0}}
-    summary = summary_of(run, bytes_dense={"a": 4600, "b": 4600}, applied=applied, time_to_target_s=0.4)
+    summary = summary_of(run, bytes_dense={"a": 4200, "b": 4200}, applied=applied, time_to_target_s=0.4)
     assert summary["status"] == "finished"
     assert summary["error"] is None
     assert (summary["name"], summary["seed"], summary["nodes"]) == ("test", 7, ["a", "b"])
@@ -234,9 +234,10 @@ def test_a_summary_by_hand(tmp_path: Path) -> None:
     assert (summary["steps"], summary["time_s"], summary["wall_s"]) == (2, 0.9, 3.0)
     assert summary["time_to_target_s"] == 0.4
     assert summary["metrics"] == {"loss": 0.5, "auc": 0.9}
-    assert summary["bytes_sent"] == {"a": 2300, "b": 2300}
+    assert summary["bytes_sent"] == {"a": 2100, "b": 2100}
+    assert summary["bytes_retransmitted"] == {"a": 200, "b": 200}
     assert summary["bytes_setup"] == {"a": 512, "b": 512}
-    assert summary["bytes_dense"] == {"a": 4600, "b": 4600}
+    assert summary["bytes_dense"] == {"a": 4200, "b": 4200}
     assert summary["ratio_wire"] == 2.0
     # 1000 values a step and node, of which 250 were sent.
     assert summary["ratio_values"] == 4.0
@@ -280,7 +281,7 @@ def test_a_failed_run_is_summed_up_to_where_it_came(tmp_path: Path) -> None:
     assert summary["error"] == "node b: MemoryError"
     assert summary["steps"] == 1
     assert summary["time_s"] == 0.8
-    assert summary["bytes_sent"] == {"a": 2300, "b": 1150}
+    assert summary["bytes_sent"] == {"a": 2100, "b": 1050}
     assert summary["bytes_setup"] == {"a": None, "b": None}
     assert summary["ratio_values"] == 2.0
     assert summary["nodes_agree"] is None
@@ -376,10 +377,10 @@ def test_a_table_cut_short_anywhere_is_read_up_to_its_last_whole_row(
     ("name", "content", "message"),
     [
         ("steps.csv", "step,rank\n1,2\n", "steps.csv:1: column node is missing"),
-        ("telemetry.csv", "rank,node,time_s,cpu_percent,rss_bytes,threads\n1,a\n", "telemetry.csv:2: found 2"),
+        ("telemetry.csv", "rank,node,host_s,cpu_percent,rss_bytes,threads\n1,a\n", "telemetry.csv:2: found 2"),
         (
             "telemetry.csv",
-            "rank,node,time_s,cpu_percent,rss_bytes,threads\nx,a,1,1,1,1\n",
+            "rank,node,host_s,cpu_percent,rss_bytes,threads\nx,a,1,1,1,1\n",
             "telemetry.csv: invalid",
         ),
         ("summary.json", '{"name": ', "summary.json: not valid JSON"),

@@ -54,6 +54,13 @@ def test_a_gradient_that_is_not_a_number_ends_the_step_and_names_the_layer() -> 
     assert "link 1->0" in messages[0]
 
 
+def test_a_bucket_travels_while_backward_goes_on() -> None:
+    # two buckets of 40,400 bytes: 8 * 40,400 / 2e6 = 0.16 s of transfer each, and 0.3 s of backward between them
+    for exposed, transferring in on_nodes(2, programs.overlap, 2e6, 0.3):
+        assert transferring > 0.32
+        assert exposed < 0.25
+
+
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.integers(1, 400))
 def test_buckets_hold_every_parameter_once_last_first_within_the_limit(sizes: list[int], limit: int) -> None:
     named = [(f"p{i}", nn.Parameter(torch.zeros(size))) for i, size in enumerate(sizes)]

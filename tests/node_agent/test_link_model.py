@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node_agent.job import LinkSettings, Window
-from node_agent.link_model import FRAME, SMALLEST_FRAME, LinkError, LinkModel, patience
+from node_agent.job import FRAME, LinkSettings, Window
+from node_agent.link_model import SMALLEST_FRAME, LinkError, LinkModel, frame_bytes, patience
 
 
 def link(seed: int = 0, **settings: Any) -> LinkModel:
@@ -111,11 +111,15 @@ def test_nothing_is_sent_outside_the_windows_and_capacity_is_never_exceeded(
 )
 def test_messages_are_short_on_slow_links(rate: float | None, expected: int) -> None:
     # at 100 Mbit/s 4 ms are 50,000 bytes: three times 16 KiB fit
-    assert link(rate=rate).frame_bytes() == expected
+    fast = LinkSettings(source="a", target="b", rate=None)
+    assert frame_bytes([fast, LinkSettings(source="b", target="a", rate=rate)]) == expected
 
 
 def test_patience_covers_the_longest_closure_and_a_slow_message() -> None:
     settings = LinkSettings(
         source="a", target="b", rate=9600.0, delay=0.2, schedule=(Window(start=5, end=6), Window(start=96, end=100))
     )
-    assert patience(settings) == pytest.approx(90 + 8 * SMALLEST_FRAME / 9600 + 0.2)
+    assert patience(settings, 32768) == pytest.approx(90 + 8 * 32768 / 9600 + 0.2)
+    lossy = LinkSettings(source="a", target="b", rate=9600.0, delay=0.2, loss=0.1)
+    # 11 packets; the chance that one of them is lost ten times in a row is 1.1e-9, eleven times 1.1e-10
+    assert patience(lossy, 16384) == pytest.approx(8 * 16384 / 9600 * 2.1 + 23 * 0.2)

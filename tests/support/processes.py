@@ -21,7 +21,7 @@ import torch.distributed as dist
 from node_agent.clock import Clock, VirtualClock, WallClock
 from node_agent.job import LinkSettings
 from node_agent.link import IncomingLink, OutgoingLink
-from node_agent.link_model import LinkModel
+from node_agent.link_model import LinkModel, frame_bytes
 from node_agent.ring import Ring
 from node_agent.transport import Channel, FramePool, Handshake
 
@@ -65,7 +65,7 @@ class Place:
                 dataclasses.replace(to_next, tag=1000 + self._tag),
                 dataclasses.replace(from_previous, tag=1000 + self._tag),
             )
-        return Ring(rank, self.size, clock, outgoing, incoming, pool, bare)
+        return Ring(rank, self.size, clock, outgoing, incoming, pool, frame_bytes([settings]), bare)
 
 
 def on_nodes(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:

@@ -78,11 +78,11 @@ def wall_time(place: Place, length: int, rate: float, delay: float) -> tuple[flo
     ring = place.ring(clock, rate=rate, delay=delay)
     ring.all_reduce(torch.ones(8))
     assert ring.incoming is not None
-    ring.incoming.measured()
+    ring.incoming.meter.measured()
     began = time.monotonic()
     ring.all_reduce(torch.ones(length))
     took = time.monotonic() - began
-    measured = ring.incoming.measured()
+    measured = ring.incoming.meter.measured()
     ring.close()
     return took, measured.rate_bits / measured.rate_s, measured.delay_s or 0.0
 
@@ -166,3 +166,35 @@ def poisoned(place: Place) -> str:
     except (ValueError, LinkError) as error:
         return str(error)
     return "no error"
+
+
+class SlowBackward(torch.autograd.Function):
+    """The identity, whose gradient takes its time."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, seconds: float) -> Tensor:
+        ctx.seconds = seconds
+        return inputs.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        until = time.thread_time() + ctx.seconds
+        while time.thread_time() < until:
+            pass
+        return gradients[0], None
+
+
+def overlap(place: Place, rate: float, seconds: float) -> tuple[float, float]:
+    """Virtual time that the training thread waited for an exchange of two buckets, and time that the exchange took."""
+    clock = place.clock(virtual=True, factor=1.0)
+    first, second = nn.Linear(100, 100), nn.Linear(100, 100)
+    model = nn.Sequential(first, second)
+    ring = place.ring(clock, rate=rate)
+    exchanged = Exchange(model, create(NoneSettings(), layers_of(model)), ring, 40_500, clock)
+    exchanged.start(0)
+    second(SlowBackward.apply(first(torch.ones(1, 100)), seconds)).sum().backward()
+    before = clock.now()
+    account = exchanged.finish()
+    exposed = clock.now() - before
+    exchanged.close()
+    return exposed, account.ring
