@@ -154,16 +154,30 @@ def exchange(place: Place, settings: Any, bucket_bytes: int, steps: int) -> tupl
     return averaged, own, len(exchanged.buckets)
 
 
-def poisoned(place: Place) -> str:
-    """An exchange in which node 1's gradient is not a number."""
+def poisoned(place: Place, value: float) -> str:
+    """An exchange in which node 1's inputs, and so its gradients, are `value`."""
     clock = place.clock(virtual=True)
     model = model_of([40, 50])
     exchanged = Exchange(model, create(NoneSettings(), layers_of(model)), place.ring(clock, timeout=3.0), 10**6, clock)
     exchanged.start(0)
-    (model(torch.full((4, 40), float("nan") if place.rank == 1 else 1.0)).sum()).backward()
+    (model(torch.full((4, 40), value if place.rank == 1 else 1.0)).sum()).backward()
     try:
         exchanged.finish()
     except (ValueError, LinkError) as error:
+        return str(error)
+    return "no error"
+
+
+def overflowing(place: Place) -> str:
+    """An exchange of gradients that are finite on each node, and whose sum is not."""
+    clock = place.clock(virtual=True)
+    model = nn.Linear(40, 50)
+    exchanged = Exchange(model, create(NoneSettings(), layers_of(model)), place.ring(clock), 10**6, clock)
+    exchanged.start(0)
+    model(torch.full((1, 40), 3e38)).sum().backward()
+    try:
+        exchanged.finish()
+    except ValueError as error:
         return str(error)
     return "no error"
 
