@@ -204,7 +204,8 @@ def _read(file: Path, overrides: Iterable[str]) -> Topology:
     try:
         return read(file, list(overrides))
     except TopologyError as error:
-        _fail(str(error), BAD_INPUT)
+        typer.echo(str(error), err=True)  # each line begins with its place, for editors
+        raise typer.Exit(BAD_INPUT) from None
 
 
 def _draw(folder: Path, runs: list[Any]) -> list[Path]:
@@ -234,7 +235,7 @@ def _console(stderr: bool = False) -> Console:
 
 
 def _fail(message: str, code: int, details: str = "") -> NoReturn:
-    typer.echo(f"edgesim: {message}" if "\n" not in message else message, err=True)
+    typer.echo(f"edgesim: {message}", err=True)
     if details:
         typer.echo(details, err=True)
     raise typer.Exit(code)

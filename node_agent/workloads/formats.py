@@ -113,11 +113,28 @@ def _mat(path: Path) -> list[Variable]:
 
     if h5py.is_hdf5(path):
         return _hdf5(path)
+    _refuse_cut_short(path)
     return [
         Variable.of(name, shape, partial(_from_mat, path, name))
         for name, shape, kind in io.whosmat(path)
         if kind in _MATLAB_NUMERIC
     ]
+
+
+def _refuse_cut_short(path: Path) -> None:
+    """scipy takes a MATLAB 5 file that ends early for one of fewer variables; the elements' own lengths tell."""
+    with path.open("rb") as file:
+        head = file.read(128)
+        if not head.startswith(b"MATLAB 5"):
+            return
+        lengths = struct.Struct("<4xI" if head[126:128] == b"IM" else ">4xI")
+        size, end = path.stat().st_size, 128
+        while end < size:
+            file.seek(end)
+            tag = file.read(8)
+            end += 8 + (lengths.unpack(tag)[0] if len(tag) == 8 else 0)
+    if end > size:
+        raise SceneError(f"{path.name}: cut short: found {size} bytes, its variables take at least {end}")
 
 
 def _from_mat(path: Path, name: str) -> Any:

@@ -300,3 +300,15 @@ def test_prior_over_missing_values(cube, mask):
     assert prior.spectrum[4] == pytest.approx((blob[:, 3].mean() + blob[:, 5].mean()) / 2)
     with pytest.raises(SceneError, match="no finite value"):
         target_prior(memory(mask, values * np.nan), "blob", np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("kept", [136, 200, 0.3, 0.7, -1])
+def test_a_matlab_file_that_ends_early_is_called_cut_short(kept: float, tmp_path: Path) -> None:
+    whole = tmp_path / "whole.mat"
+    io.savemat(whole, {"data": np.ones((6, 5, 40)), "map": np.eye(6, 5)})
+    content = whole.read_bytes()
+    length = kept if isinstance(kept, int) else int(kept * len(content))
+    cut = tmp_path / "cut.mat"
+    cut.write_bytes(content[:length])
+    with pytest.raises(SceneError, match=r"^cut\.mat: cut short: found \d+ bytes, its variables take at least \d+$"):
+        open_scene(SceneSettings(path=str(cut)))
