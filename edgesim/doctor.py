@@ -110,7 +110,10 @@ def _inside_namespace(command: str) -> bool:
     """Whether a shell command succeeds in a network namespace of its own, which vanishes with it."""
     if shutil.which("unshare") is None:
         return False
-    done = subprocess.run(["unshare", "-Urn", "sh", "-c", command], capture_output=True, timeout=20, check=False)
+    try:
+        done = subprocess.run(["unshare", "-Urn", "sh", "-c", command], capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return False
     return done.returncode == 0
 
 

@@ -32,10 +32,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
-from node_agent.events import Event, Observation, Received, Sent, Step, StepParts, Telemetry
+from node_agent.events import Event, Received, Sent, Step, StepParts, Telemetry
 from node_agent.job import LinkSettings
+from node_agent.plain import described, plain
 
 Columns = dict[str, NDArray[Any]]
 
@@ -184,7 +184,7 @@ class RunFolder:
             elif isinstance(event, Telemetry):
                 self._telemetry.writerow(_cells(asdict(event).values()))
             else:
-                self._streams["events.jsonl"].write((_json(_described(event)) + b"\n").decode())
+                self._streams["events.jsonl"].write((_json(described(event)) + b"\n").decode())
         except RunFolderError:
             self._broken = True
             raise
@@ -394,12 +394,12 @@ def summarise(
         summary["link_utilisation"][name] = _ratio(float(link["busy_s"].sum()), _last(link["time_s"]))
         asked = run.link_settings.get((source, target))
         summary["links"][name] = {
-            "requested": _requested(asked) if asked else None,
+            "requested": as_si(asked) if asked else None,
             "applied": dict(applied[name]) if applied and name in applied else None,
             "measured": measured(link),
         }
-    plain: dict[str, Any] = _plain(summary)
-    return plain
+    content: dict[str, Any] = plain(summary)
+    return content
 
 
 def measured(link: Columns) -> dict[str, float | None]:
@@ -472,40 +472,9 @@ def _cells(values: Iterable[Any]) -> list[Any]:
     return [f"{value:.9g}" if isinstance(value, float) else value for value in values]
 
 
-def _described(event: Event) -> dict[str, Any]:
-    if isinstance(event, Observation):
-        shapes = {name: list(array.shape) for name, array in event.arrays.items()}
-        return {
-            "event": "observation",
-            "rank": event.rank,
-            "node": event.node,
-            "step": event.step,
-            "time_s": event.time_s,
-            "shapes": shapes,
-        }
-    return {"event": type(event).__name__.lower(), **asdict(event)}
-
-
 def _json(value: Any, indent: int | None = None) -> bytes:
-    text = json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
     return text.encode() + (b"\n" if indent else b"")
-
-
-def _plain(value: Any) -> Any:
-    """The value in the terms of strict JSON: None for what is not finite, lists for arrays and tuples."""
-    if isinstance(value, BaseModel):
-        return _plain(value.model_dump())
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    return str(value)
 
 
 def _read(path: Path) -> bytes:
@@ -602,7 +571,8 @@ def _agree(run: Run, finished: int, digests: set[str]) -> bool | None:
     return True if finished == len(run.nodes) else None
 
 
-def _requested(link: LinkSettings) -> dict[str, Any]:
+def as_si(link: LinkSettings) -> dict[str, Any]:
+    """One direction of a link as summary.json has it."""
     return {
         "rate_bit_s": link.rate,
         "delay_s": link.delay,

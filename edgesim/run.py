@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from edgesim import host
 from edgesim.comparison import compressor_label
 from edgesim.fleet.base import Fleet, NodeFailure
-from edgesim.results import Run, RunFolder, RunFolderError, load, summarise
+from edgesim.results import Run, RunFolder, RunFolderError, as_si, load, summarise
 from edgesim.topology.schema import Topology
 from node_agent.compression.settings import CompressorSettings
 from node_agent.events import Event, Finished, Observation, Started, Step
-from node_agent.job import BackgroundSettings, Job, LinkSettings, SceneSettings
+from node_agent.job import BackgroundSettings, Job, SceneSettings
 from node_agent.link_model import frame_bytes, patience
 from node_agent.workloads import detection
 from node_agent.workloads.formats import SceneError
@@ -250,7 +250,7 @@ class Observed:
             self.setup_s = max(self.setup_s or 0.0, event.time_s)
             self.parameters = event.facts["parameters"]
             if event.link is not None:
-                self.applied[event.link.name] = applied(event.link)
+                self.applied[event.link.name] = as_si(event.link)
         elif isinstance(event, Step):
             self._compare(event)
         elif isinstance(event, Observation):
@@ -320,11 +320,6 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def applied(link: LinkSettings) -> dict[str, Any]:
-    """A link's settings as the node that imposes it reported them."""
-    return {"rate_bit_s": link.rate, "delay_s": link.delay, "jitter_s": link.jitter, "loss": link.loss}
 
 
 def _scene_settings(topology: Topology) -> SceneSettings:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
-from node_agent.events import Event, Fault, Observation
+from node_agent.events import Event, Fault
 from node_agent.job import Job
+from node_agent.plain import described, plain
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -55,7 +54,7 @@ def _run(path: Path) -> int:
         nonlocal failed
         failed = failed or isinstance(event, Fault)
         with printing:
-            print(json.dumps({"event": type(event).__name__.lower(), **_plain(event)}), flush=True)
+            print(json.dumps(plain(described(event)), allow_nan=False), flush=True)
 
     worker.run(job, emit)
     return FAILED if failed else 0
@@ -64,18 +63,3 @@ def _run(path: Path) -> int:
 def _refuse(message: str) -> int:
     print(f"node-agent: {message}", file=sys.stderr)
     return BAD_INPUT
-
-
-def _plain(event: Event) -> dict[str, Any]:
-    """An event ready for JSON; of arrays only the shapes."""
-    if isinstance(event, Observation):
-        shapes = {name: list(array.shape) for name, array in event.arrays.items()}
-        return {**{k: v for k, v in vars(event).items() if k != "arrays"}, "arrays": shapes}
-    return {
-        name: value.model_dump() if hasattr(value, "model_dump") else _value(value)
-        for name, value in vars(event).items()
-    }
-
-
-def _value(value: Any) -> Any:
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
