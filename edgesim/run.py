@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from edgesim import host
 from edgesim.comparison import compressor_label
 from edgesim.fleet.base import Fleet, NodeFailure
-from edgesim.results import Run, RunFolder, RunFolderError, as_si, load, summarise
+from edgesim.results import Run, RunFolder, RunFolderError, load
+from edgesim.summary import as_si, summarise
 from edgesim.topology.schema import Topology
 from node_agent.compression.settings import CompressorSettings
 from node_agent.events import Event, Finished, Observation, Started, Step

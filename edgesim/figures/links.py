@@ -12,7 +12,8 @@ from matplotlib.patches import Patch
 
 from edgesim.figures import series
 from edgesim.figures.style import FAINT, REFERENCE, NotDrawable, colours, panels, paper, unit
-from edgesim.results import Columns, Run, measured
+from edgesim.results import Columns, Run
+from edgesim.summary import measured
 from node_agent.job import LinkSettings
 
 _MOST = 150

@@ -26,7 +26,8 @@ from edgesim.figures.overlays import accuracy_of_runs, loss_of_runs, roc_of_runs
 from edgesim.figures.steps import step_time
 from edgesim.figures.style import NotDrawable, colours, quantity
 from edgesim.figures.topology import draw_topology, topology
-from edgesim.results import PARTS, Run, RunFolder, load, ring_links, summarise
+from edgesim.results import PARTS, Run, RunFolder, load, ring_links
+from edgesim.summary import summarise
 from node_agent.events import Finished, Received, Sent, Started, Step, StepParts, Telemetry
 from node_agent.job import LinkSettings, Window
 

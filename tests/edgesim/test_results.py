@@ -20,7 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgesim.results import Run, RunFolder, RunFolderError, disagreement, load, measured, ring_links, summarise
+from edgesim.results import Run, RunFolder, RunFolderError, load, ring_links
+from edgesim.summary import disagreement, measured, summarise
 from node_agent.events import (
     Event,
     Fault,
