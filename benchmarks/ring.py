@@ -58,7 +58,7 @@ def shaped(place: Place, rate: float, delay: float, length: int, virtual: bool) 
     took = clock.now() - began
     sent = ring.outgoing.sent - before
     ring.close()
-    return sent.wire_bytes, took
+    return sent.message_bytes, took
 
 
 def main() -> None:

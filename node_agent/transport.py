@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import struct
 import time
 from collections import deque
@@ -152,8 +153,7 @@ class Handshake:
         if rank != 0:
             self._answer()
         self.latency = self._ping()
-        """What a message takes to the next node over the bare transport, s: the lower quartile, since a host that is
-        busy with something else for a moment says nothing of the next one."""
+        """What a message takes to the next node over the bare transport, s: the median."""
         if rank == 0:
             self._answer()
 
@@ -165,7 +165,7 @@ class Handshake:
             self._next.finish(self._next.send(_byte()))
             self._next.finish(self._next.receive(_byte()))
             times.append((time.monotonic() - began) / 2)
-        return sorted(times)[self.PINGS // 4]
+        return statistics.median(times)
 
     def _answer(self) -> None:
         for _ in range(self.PINGS):
