@@ -13,6 +13,7 @@ import torch
 from processes import Place
 from torch import Tensor, nn
 
+from node_agent.clock import Clock
 from node_agent.compression import create
 from node_agent.compression.settings import NoneSettings
 from node_agent.exchange import Exchange, layers_of
@@ -183,30 +184,29 @@ def overflowing(place: Place) -> str:
 
 
 class SlowBackward(torch.autograd.Function):
-    """The identity, whose gradient takes its time."""
+    """The identity, whose gradient takes its time by `clock`."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, seconds: float) -> Tensor:
-        ctx.seconds = seconds
+    def forward(ctx: Any, inputs: Tensor, clock: Clock, seconds: float) -> Tensor:
+        ctx.clock, ctx.seconds = clock, seconds
         return inputs.clone()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        until = time.thread_time() + ctx.seconds
-        while time.thread_time() < until:
-            pass
-        return gradients[0], None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        ctx.clock.wait_until(ctx.clock.now() + ctx.seconds)
+        return gradients[0], None, None
 
 
 def overlap(place: Place, rate: float, seconds: float) -> tuple[float, float]:
-    """Virtual time that the training thread waited for an exchange of two buckets, and time that the exchange took."""
-    clock = place.clock(virtual=True, factor=1.0)
+    """Time that the training thread waited for an exchange of two buckets, and that the exchange took: by a clock on
+    which nothing takes time but the links and `seconds` of backward between the two buckets."""
+    clock = place.clock(virtual=True, factor=0.0)
     first, second = nn.Linear(100, 100), nn.Linear(100, 100)
-    model = nn.Sequential(first, second)
     ring = place.ring(clock, rate=rate)
+    model = nn.Sequential(first, second)
     exchanged = Exchange(model, create(NoneSettings(), layers_of(model)), ring, 40_500, clock)
     exchanged.start(0)
-    second(SlowBackward.apply(first(torch.ones(1, 100)), seconds)).sum().backward()
+    second(SlowBackward.apply(first(torch.ones(1, 100)), clock, seconds)).sum().backward()
     before = clock.now()
     account = exchanged.finish()
     exposed = clock.now() - before
