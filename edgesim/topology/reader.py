@@ -13,8 +13,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from edgesim.topology.fields import Quantity
 from edgesim.topology.problems import Problem, Refusal, TopologyError, closest, dotted, listed, shown
-from edgesim.topology.schema import Quantity, Topology
+from edgesim.topology.schema import Topology
 from edgesim.topology.source import Keys, Source, read_text
 from node_agent.compression.settings import CATALOGUE, CompressorSettings
 

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
     ValidationError,
@@ -23,85 +17,33 @@ from pydantic import (
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, InitErrorDetails, core_schema
+from pydantic_core import CoreSchema, InitErrorDetails
 
-from edgesim.topology.problems import Refusal, closest, listed, shown
-from edgesim.topology.quantities import (
-    FRACTION,
-    RATE,
-    SIZE,
-    TIME,
-    Kind,
-    format_time,
-    parse_within,
+from edgesim.topology.consistency import inconsistencies, neighbours
+from edgesim.topology.fields import (
+    Compressors,
+    Delay,
+    Instant,
+    Jitter,
+    Loss,
+    Name,
+    NameSchema,
+    Rate,
+    Size,
+    Timeout,
 )
-from node_agent.compression.settings import CATALOGUE, AnyCompressorSettings, CompressorSettings, NoneSettings
+from edgesim.topology.problems import Refusal, shown
+from edgesim.topology.quantities import format_time
+from node_agent.compression.settings import CompressorSettings, NoneSettings
 from node_agent.job import LinkSettings, Window
 
 DEFAULT_SCENE = "indian-pines"
 DEFAULT_TARGET = "stone-steel-towers"
 MOST_NODES = 64
-MOST_LISTED = 10
-NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}"
-
-Path = tuple[Any, ...]
 
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """Marks a field as written with a unit, and bounds it (SI, inclusive)."""
-
-    kind: Kind
-    minimum: float
-    maximum: float
-
-    def parse(self, value: Any) -> float | None:
-        if self.kind.word is not None and value == self.kind.word:
-            return None
-        return parse_within(value, self.kind, self.minimum, self.maximum)
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(self.parse, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        number = r"\d+(\.\d*)?([eE][+-]?\d{1,2})?"
-        pattern = rf"{number} ?({'|'.join(self.kind.units)})"
-        if self.kind.word is not None:
-            pattern = f"{pattern}|{self.kind.word}"
-        written = {"type": "string", "pattern": f"^({pattern})$", "examples": [self.kind.example]}
-        bare = {"type": "number", "minimum": self.minimum, "maximum": self.maximum if self.kind.bare else 0}
-        return {"anyOf": [written, bare]} if self.minimum == 0 else written
-
-
-Rate = Annotated[float | None, Quantity(RATE, 1, 1e12)]
-Delay = Annotated[float, Quantity(TIME, 0, 3600)]
-Jitter = Annotated[float, Quantity(TIME, 0, 60)]
-Loss = Annotated[float, Quantity(FRACTION, 0, 0.5)]
-Instant = Annotated[float, Quantity(TIME, 0, 10 * 365.25 * 86400)]
-Timeout = Annotated[float, Quantity(TIME, 0.1, 86400)]
-Size = Annotated[int, Quantity(SIZE, 1, 2**32)]
-
-
-def _name(value: Any) -> str:
-    if isinstance(value, str) and re.fullmatch(NAME, value):
-        return value
-    # 7 is a number to YAML, "7" a name.
-    hint = str(value) if type(value) is int and value >= 0 else None
-    allowed = "a name: letters, digits, '.', '_' and '-', at most 64, beginning with a letter, a digit or '_'"
-    raise Refusal(shown(value), allowed, hint)
-
-
-@dataclass(frozen=True)
-class _NameSchema:
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"type": "string", "pattern": f"^{NAME}$"}
-
-
-Name = Annotated[str, BeforeValidator(_name), _NameSchema()]
 
 
 def _without_default(schema: dict[str, Any]) -> None:
@@ -135,7 +77,7 @@ class Node(NodeProperties):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"anyOf": [_NameSchema().__get_pydantic_json_schema__(schema, handler), handler(schema)]}
+        return {"anyOf": [NameSchema().__get_pydantic_json_schema__(schema, handler), handler(schema)]}
 
 
 class Contact(Section):
@@ -236,39 +178,6 @@ class Emulation(Section):
         json_schema_extra={"default": "60 s"},
         description="longest silence of a neighbour, beyond its link's own time, s",
     )
-
-
-def _compressor(value: Any) -> CompressorSettings:
-    if isinstance(value, CompressorSettings):
-        return value
-    settings = value if isinstance(value, dict) else {"name": value}
-    name = settings.get("name")
-    if not isinstance(name, str) or name not in CATALOGUE:
-        found = shown(name) if "name" in settings else "a mapping without a name"
-        raise Refusal(
-            found, f"{listed(CATALOGUE)}, or a mapping with one of these as its name", closest(name, CATALOGUE)
-        )
-    # Strictly, and as JSON, in which a list is a tuple: a density of `true` or "0.5" is a mistake.
-    return CATALOGUE[name].model_validate_json(json.dumps(settings), strict=True)
-
-
-def _listed(value: Any) -> Any:
-    return value if isinstance(value, (list, tuple)) else [value]
-
-
-@dataclass(frozen=True)
-class _CompressorsSchema:
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        several = handler(schema)
-        one = {"anyOf": [{"enum": list(CATALOGUE)}, several["items"]]}
-        return {"anyOf": [*one["anyOf"], {**several, "items": one}]}
-
-
-Compressors = Annotated[
-    tuple[Annotated[AnyCompressorSettings, BeforeValidator(_compressor)], ...],
-    BeforeValidator(_listed),
-    _CompressorsSchema(),
-]
 
 
 class Training(Section):
@@ -411,10 +320,10 @@ class Topology(Section):
 
     @field_validator("links", mode="before")
     @classmethod
-    def _between_neighbours(cls, links: Any, info: ValidationInfo) -> Any:
+    def _betweenneighbours(cls, links: Any, info: ValidationInfo) -> Any:
         if links not in (None, ()):
             return links
-        return [{"between": pair} for pair in _neighbours(info.data.get("ring", ()))]
+        return [{"between": pair} for pair in neighbours(info.data.get("ring", ()))]
 
     @field_validator("links")
     @classmethod
@@ -454,91 +363,6 @@ class Topology(Section):
             return []
         after = (*self.ring[1:], self.ring[0])
         return [self.link(source, target) for source, target in zip(self.ring, after, strict=True)]
-
-
-def _neighbours(ring: Sequence[str]) -> list[tuple[str, str]]:
-    """Each pair of ring neighbours once: none, one, or as many as there are nodes."""
-    pairs = list(zip(ring, (*ring[1:], *ring[:1]), strict=True))
-    return pairs if len(pairs) > 2 else pairs[: len(pairs) - 1]
-
-
-def inconsistencies(data: Mapping[str, Any]) -> Iterator[tuple[Path, Refusal]]:
-    """What does not fit together in a file's data, each with its path. Values of a wrong shape are passed over:
-    the fields themselves refuse those."""
-    nodes = _sequence(data.get("nodes"))
-    names = [node.get("name") if isinstance(node, dict) else node for node in nodes]
-    known = [name for name in names if isinstance(name, str)]
-    repeated = list(_repeated(("nodes",), names))
-    yield from repeated
-    if repeated or len(known) != len(nodes) or not known:
-        return
-    given = {key: data[key] for key in ("links", "ring") if isinstance(data.get(key), (list, tuple))}
-    links = [_ends(link) for link in given.get("links", ())]
-    ring = given.get("ring", known)
-    problems = [*_bad_ends(links, known), *_bad_ring(ring, known)]
-    yield from problems
-    # Whether the ring closes is only asked of names and links that are sound themselves.
-    if "links" in given and all(links) and all(name in known for name in ring) and not problems:
-        yield from _gaps(links, ring, ("ring",) if "ring" in given else ("links",))
-
-
-def _gaps(links: Sequence[tuple[str, ...]], ring: Sequence[str], path: Path) -> Iterator[tuple[Path, Refusal]]:
-    joined = {frozenset(between) for between in links}
-    for source, target in _neighbours(ring):
-        if frozenset((source, target)) not in joined:
-            found = f"no link between {source} and {target}, neighbours in the ring"
-            place = (*path, ring.index(source)) if path == ("ring",) else path
-            yield place, Refusal(found, "a ring over the links that are given")
-
-
-def _sequence(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else []
-
-
-def _ends(link: Any) -> tuple[str, ...]:
-    """The two names that a link joins; nothing if that is not what it says."""
-    between = _sequence(link.get("between")) if isinstance(link, dict) else []
-    return tuple(between) if len(between) == 2 and all(isinstance(end, str) for end in between) else ()
-
-
-def _repeated(path: Path, names: Sequence[Any]) -> Iterator[tuple[Path, Refusal]]:
-    for i, name in enumerate(names):
-        if isinstance(name, str) and name in names[:i]:
-            yield (*path, i), Refusal(f"{shown(name)} a second time", "every node once")
-
-
-def _bad_ends(links: Sequence[tuple[str, ...]], known: Sequence[str]) -> Iterator[tuple[Path, Refusal]]:
-    seen: dict[frozenset[str], int] = {}
-    for i, between in enumerate(links):
-        if not between:
-            continue
-        path = ("links", i, "between")
-        yield from _unknown(path, between, known)
-        pair = frozenset(between)
-        if len(pair) == 1:
-            yield path, Refusal(f"a link from {between[0]} to itself", "two different nodes")
-        elif pair in seen:
-            refusal = Refusal(
-                f"a second link between {between[0]} and {between[1]}",
-                f"one, whose directions may differ by reverse (the first is links.{seen[pair]})",
-            )
-            yield path, refusal
-        seen.setdefault(pair, i)
-
-
-def _unknown(path: Path, names: Sequence[Any], known: Sequence[str]) -> Iterator[tuple[Path, Refusal]]:
-    allowed = listed(known) if len(known) <= MOST_LISTED else f"one of the {len(known)} nodes"
-    for i, name in enumerate(names):
-        if isinstance(name, str) and name not in known:
-            yield (*path, i), Refusal(f"{shown(name)}, which is no node", allowed, closest(name, known))
-
-
-def _bad_ring(ring: Sequence[Any], known: Sequence[str]) -> Iterator[tuple[Path, Refusal]]:
-    yield from _unknown(("ring",), ring, known)
-    yield from _repeated(("ring",), ring)
-    missing = [name for name in known if name not in ring]
-    if missing and len(ring) < len(known):
-        yield ("ring",), Refusal(f"a ring without {' and '.join(missing)}", "every node once")
 
 
 def json_schema() -> dict[str, Any]:

@@ -1,0 +1,104 @@
+"""Kinds of value in the fields of a topology file: quantities with their units and bounds, names, compressors."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from edgesim.topology.problems import Refusal, closest, listed, shown
+from edgesim.topology.quantities import FRACTION, RATE, SIZE, TIME, Kind, parse_within
+from node_agent.compression.settings import CATALOGUE, AnyCompressorSettings, CompressorSettings
+
+NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Marks a field as written with a unit, and bounds it (SI, inclusive)."""
+
+    kind: Kind
+    minimum: float
+    maximum: float
+
+    def parse(self, value: Any) -> float | None:
+        if self.kind.word is not None and value == self.kind.word:
+            return None
+        return parse_within(value, self.kind, self.minimum, self.maximum)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.parse, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        number = r"\d+(\.\d*)?([eE][+-]?\d{1,2})?"
+        pattern = rf"{number} ?({'|'.join(self.kind.units)})"
+        if self.kind.word is not None:
+            pattern = f"{pattern}|{self.kind.word}"
+        written = {"type": "string", "pattern": f"^({pattern})$", "examples": [self.kind.example]}
+        bare = {"type": "number", "minimum": self.minimum, "maximum": self.maximum if self.kind.bare else 0}
+        return {"anyOf": [written, bare]} if self.minimum == 0 else written
+
+
+Rate = Annotated[float | None, Quantity(RATE, 1, 1e12)]
+Delay = Annotated[float, Quantity(TIME, 0, 3600)]
+Jitter = Annotated[float, Quantity(TIME, 0, 60)]
+Loss = Annotated[float, Quantity(FRACTION, 0, 0.5)]
+Instant = Annotated[float, Quantity(TIME, 0, 10 * 365.25 * 86400)]
+Timeout = Annotated[float, Quantity(TIME, 0.1, 86400)]
+Size = Annotated[int, Quantity(SIZE, 1, 2**32)]
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(NAME, value):
+        return value
+    # 7 is a number to YAML, "7" a name.
+    hint = str(value) if type(value) is int and value >= 0 else None
+    allowed = "a name: letters, digits, '.', '_' and '-', at most 64, beginning with a letter, a digit or '_'"
+    raise Refusal(shown(value), allowed, hint)
+
+
+@dataclass(frozen=True)
+class NameSchema:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": "string", "pattern": f"^{NAME}$"}
+
+
+Name = Annotated[str, BeforeValidator(_name), NameSchema()]
+
+
+def _compressor(value: Any) -> CompressorSettings:
+    if isinstance(value, CompressorSettings):
+        return value
+    settings = value if isinstance(value, dict) else {"name": value}
+    name = settings.get("name")
+    if not isinstance(name, str) or name not in CATALOGUE:
+        found = shown(name) if "name" in settings else "a mapping without a name"
+        raise Refusal(
+            found, f"{listed(CATALOGUE)}, or a mapping with one of these as its name", closest(name, CATALOGUE)
+        )
+    # Strictly, and as JSON, in which a list is a tuple: a density of `true` or "0.5" is a mistake.
+    return CATALOGUE[name].model_validate_json(json.dumps(settings), strict=True)
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+@dataclass(frozen=True)
+class _CompressorsSchema:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        several = handler(schema)
+        one = {"anyOf": [{"enum": list(CATALOGUE)}, several["items"]]}
+        return {"anyOf": [*one["anyOf"], {**several, "items": one}]}
+
+
+Compressors = Annotated[
+    tuple[Annotated[AnyCompressorSettings, BeforeValidator(_compressor)], ...],
+    BeforeValidator(_listed),
+    _CompressorsSchema(),
+]
