@@ -84,7 +84,8 @@ def run(
         folder = out or RunFolder.default_path("results/runs", topology.name, datetime.now())
         if not quiet:
             console.print(experiment.scene.describe, highlight=False)
-            console.print(f"target prior: {experiment.prior.label}", highlight=False)
+            pixels = ", ".join(f"{count} {kind}" for kind, count in experiment.scored.items())
+            console.print(f"target prior: {experiment.prior.label}; scored on {pixels} pixels", highlight=False)
 
         def watch(title: str) -> Progress:
             return Progress(console, title, list(topology.ring), topology.training.steps, quiet)

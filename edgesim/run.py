@@ -83,6 +83,12 @@ class Experiment:
         controls, rgb = detection.controls(scene, prior), detection.false_colour(scene)
         return cls(topology, source, scene, prior, controls, rgb, tuple(overrides))
 
+    @property
+    def scored(self) -> dict[str, int]:
+        """How many pixels of each kind the figures are of."""
+        truth = self.scene.mask[~self.prior.used]
+        return {"targets": int(truth.sum()), "background": int((~truth).sum())}
+
     def jobs(self, compressor: CompressorSettings, run: str, rendezvous: str) -> list[Job]:
         """One job per node, in ring order."""
         topology, training = self.topology, self.topology.training
@@ -202,6 +208,7 @@ class Experiment:
         )
         summary["scene"] = self.scene.describe
         summary["prior"] = self.prior.label
+        summary["scored"] = self.scored
         summary["setup_s"] = observed.setup_s
         summary["evaluations"] = observed.evaluations
         return summary
@@ -234,7 +241,7 @@ class Observed:
         self._experiment = experiment
         self._nodes = list(experiment.topology.ring)
         self._fingerprints: dict[int, dict[str, int]] = {}
-        self._arrays: dict[int, dict[int, dict[str, NDArray[Any]]]] = {}
+        self._observations: dict[int, dict[int, Observation]] = {}
         self._last: dict[str, NDArray[Any]] = {}
         self._untrained: dict[str, NDArray[Any]] = {}
         self.metrics: dict[str, float] = {}
@@ -270,14 +277,16 @@ class Observed:
             del self._fingerprints[step.step]
 
     def _assemble(self, event: Observation) -> None:
-        strips = self._arrays.setdefault(event.step, {})
-        strips[event.rank] = event.arrays
+        strips = self._observations.setdefault(event.step, {})
+        strips[event.rank] = event
         if len(strips) < len(self._nodes):
             return
-        del self._arrays[event.step]
+        del self._observations[event.step]
         self._last = {
-            name: np.concatenate([strips[rank][name] for rank in range(len(self._nodes))]) for name in strips[0]
+            name: np.concatenate([strips[rank].arrays[name] for rank in range(len(self._nodes))])
+            for name in event.arrays
         }
+        time_s = max(strip.time_s for strip in strips.values())
         self._untrained = self._untrained or self._last
         experiment = self._experiment
         self.metrics = detection.evaluate(
@@ -287,10 +296,10 @@ class Observed:
             controls=experiment.controls,
             untrained=self._untrained,
         )
-        self.evaluations.append({"step": event.step, "time_s": event.time_s, "auc": self.metrics["auc"]})
+        self.evaluations.append({"step": event.step, "time_s": time_s, "auc": self.metrics["auc"]})
         goal = experiment.topology.training.goal
         if goal is not None and self.time_to_goal is None and self.metrics["auc"] >= goal:
-            self.time_to_goal = event.time_s
+            self.time_to_goal = time_s
 
     def maps(self) -> dict[str, NDArray[Any]]:
         """Full-scene maps (H, W), for figures."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from node_agent.events import Sent
-from node_agent.job import FRAME
 from node_agent.transport import Channel, Frame, FramePool
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def all_reduce(
     """
     size = len(bounds)
     owned_at, hops = size - 2, 2 * (size - 1)
-    length = FRAME // flat.element_size()
+    length = pool.room // flat.element_size()
     arriving = deque(
         (hop, start, stop) for hop in range(hops) for start, stop in _segments(bounds[(rank - hop - 1) % size], length)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import threading
 from pathlib import Path
@@ -31,9 +32,13 @@ def main() -> None:
         print(json.dumps(Job.model_json_schema(), indent=2))
         return
     try:
-        sys.exit(_run(arguments.job))
+        code = _run(arguments.job)
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        code = INTERRUPTED
+    # Receives may still be posted for messages that will never come: there is nothing to tear down in an orderly way.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _run(path: Path) -> int:

@@ -194,15 +194,17 @@ def layers_of(model: nn.Module) -> list[Layer]:
     return [Layer(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
 
 
-def parts_of(duration: float, exposed: float, account: Account, busy: float) -> StepParts:
+def parts_of(duration: float, exposed: float, account: Account, busy: float, idle: float = 0.0) -> StepParts:
     """Where a step of `duration` s went: its parts add up to it.
 
     `exposed` is the time in which the training thread had nothing left to do but wait for the exchange, `busy` the
-    time for which this node occupied its outgoing link. What the communication thread did behind backward cost the
-    step nothing: its parts divide among them only what was exposed.
+    time for which this node occupied its outgoing link, `idle` what it waited for the others when all was done. What
+    the communication thread did behind backward cost the step nothing: its parts divide among them only what was
+    exposed.
     """
     transfer = min(busy, account.ring)
     total = account.encode + account.ring + account.decode
     share = min(1.0, exposed / total) if total > 0 else 0.0
     encode, transfer, decode = share * account.encode, share * transfer, share * account.decode
-    return StepParts(duration - exposed, encode, exposed - encode - transfer - decode, transfer, decode)
+    wait = max(0.0, exposed - encode - transfer - decode)
+    return StepParts(duration - exposed - idle, encode, wait + idle, transfer, decode)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from node_agent.job import FRAME, LinkSettings
+from node_agent.job import FRAME, LinkSettings, Window
 
 PACKET = 1500
 """bytes; what is lost and sent again as a unit"""
@@ -60,7 +60,8 @@ class LinkModel:
         self.settings = settings
         self._generator = generator
         self._free = 0.0
-        self._last_arrival = 0.0
+        self.last_arrival = 0.0
+        """when everything sent so far will have arrived, s"""
 
     def transmit(self, nbytes: int, now: float) -> Transmission:
         """Send `nbytes` at time `now`.
@@ -71,13 +72,18 @@ class LinkModel:
         ready = max(now, self._free)
         retransmitted, rounds = self._lose(nbytes)
         busy = 0.0 if s.rate is None else 8 * (nbytes + retransmitted) / s.rate
-        ended = self._through_windows(ready, busy)
+        ended = through_windows(s.schedule, ready, busy)
+        if ended is None:
+            raise LinkError(
+                f"link {s.name}: a message ready at {ready:.3f} s cannot be sent, the last contact window "
+                f"ends at {s.schedule[-1].end if s.schedule else 0.0:.3f} s"
+            )
         delay = s.delay + rounds * 2 * s.delay
         if s.jitter:
             delay = max(0.0, delay + s.jitter * float(self._generator.standard_normal()))
-        arrival = max(ended + delay, self._last_arrival)
-        following = self._free >= now and ended - ready <= busy * (1 + 1e-9)
-        self._free, self._last_arrival = ended, arrival
+        arrival = max(ended + delay, self.last_arrival)
+        following = self._free >= now and ended == ready + busy
+        self._free, self.last_arrival = ended, arrival
         closed = 0.0 if s.schedule is None else max(0.0, ended - ready - busy)
         return Transmission(ended, arrival, busy, ready - now, closed, retransmitted, following)
 
@@ -85,29 +91,29 @@ class LinkModel:
         """Bytes sent again, and in how many rounds."""
         if not self.settings.loss:
             return 0, 0
-        missing, sent_again, rounds = math.ceil(nbytes / PACKET), 0, 0
-        while missing := int(self._generator.binomial(missing, self.settings.loss)):
-            sent_again += min(nbytes, missing * PACKET)
-            rounds += 1
+        whole, tail = divmod(nbytes, PACKET)
+        sent_again, rounds = 0, 0
+        while whole or tail:
+            whole = int(self._generator.binomial(whole, self.settings.loss))
+            tail = tail if tail and self._generator.random() < self.settings.loss else 0
+            sent_again += whole * PACKET + tail
+            rounds += bool(whole or tail)
         return sent_again, rounds
 
-    def _through_windows(self, ready: float, busy: float) -> float:
-        """When a transmission of `busy` seconds that is ready at `ready` ends, pausing outside the windows."""
-        schedule = self.settings.schedule
-        if schedule is None:
-            return ready + busy
-        remaining = busy
-        for window in schedule:
-            start = max(ready, window.start)
-            if start >= window.end:
-                continue
-            if start + remaining <= window.end:
-                return start + remaining
-            remaining -= window.end - start
-        raise LinkError(
-            f"link {self.settings.name}: a message ready at {ready:.3f} s cannot be sent, the last contact window "
-            f"ends at {schedule[-1].end:.3f} s"
-        )
+
+def through_windows(schedule: tuple[Window, ...] | None, ready: float, busy: float) -> float | None:
+    """When a transmission of `busy` seconds that is ready at `ready` ends, pausing outside the windows; None: never."""
+    if schedule is None:
+        return ready + busy
+    remaining = busy
+    for window in schedule:
+        start = max(ready, window.start)
+        if start >= window.end:
+            continue
+        if start + remaining <= window.end:
+            return start + remaining
+        remaining -= window.end - start
+    return None
 
 
 def frame_bytes(links: Iterable[LinkSettings]) -> int:
@@ -123,12 +129,23 @@ def frame_bytes(links: Iterable[LinkSettings]) -> int:
 
 
 def patience(link: LinkSettings, frame: int) -> float:
-    """How long a healthy sender may be silent because of the link itself, s: its longest closure, and one message of
-    `frame` bytes with every retransmission that happens more often than once in a billion."""
-    closed, ended = 0.0, 0.0
-    for window in link.schedule or ():
-        closed, ended = max(closed, window.start - ended), window.end
+    """How long a healthy sender may be silent because of the link itself, s: one message of `frame` bytes with every
+    retransmission that happens more often than once in a billion, ready at the worst moment of the schedule."""
     packets = math.ceil(frame / PACKET)
     rounds = math.ceil(math.log(1e-9 / packets) / math.log(link.loss)) if link.loss else 0
     message = 0.0 if link.rate is None else 8 * frame / link.rate * (1 + rounds * link.loss)
-    return closed + message + (1 + 2 * rounds) * link.delay + 10 * link.jitter
+    # The less is left of its window, the more closures a message has to wait for: none is left at a window's end, and
+    # the least with which it still gets through is left at the last moment for it.
+    worst = [0.0, *(window.end for window in link.schedule or ()), _last_moment(link.schedule, message)]
+    ends = [(ready, through_windows(link.schedule, ready, message)) for ready in worst]
+    longest = max((ended - ready for ready, ended in ends if ended is not None), default=message)
+    return longest + (1 + 2 * rounds) * link.delay + 10 * link.jitter
+
+
+def _last_moment(schedule: tuple[Window, ...] | None, busy: float) -> float:
+    """The latest at which a transmission of `busy` seconds may be ready to end before the schedule does."""
+    for window in reversed(schedule or ()):
+        if busy <= window.end - window.start:
+            return window.end - busy
+        busy -= window.end - window.start
+    return 0.0

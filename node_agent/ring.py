@@ -55,8 +55,8 @@ class Ring:
     """This node's place in the ring. All collectives are called in the same order by all nodes, from one thread at a
     time; `clock` is that thread's. A ring of one has no links and does nothing.
 
-    Messages carry at most `frame` bytes, on all nodes. `bare_channels`, to the next node and from the previous one, are
-    for a ring of which no link imposes anything, under the wall clock: either all nodes have them or none.
+    Messages fill at most a frame of `pool`, of one size on all nodes. `bare_channels`, to the next node and from the
+    previous one, are for a ring of which no link imposes anything, under the wall clock: all nodes have them or none.
     """
 
     def __init__(
@@ -67,7 +67,6 @@ class Ring:
         outgoing: OutgoingLink | None = None,
         incoming: IncomingLink | None = None,
         pool: FramePool | None = None,
-        frame: int = FRAME,
         bare_channels: tuple[Channel, Channel] | None = None,
     ) -> None:
         if (size > 1) != (outgoing is not None and incoming is not None and pool is not None):
@@ -78,7 +77,7 @@ class Ring:
         self.outgoing = outgoing
         self.incoming = incoming
         self._pool = pool
-        self._frame = frame
+        self._frame = pool.room if pool is not None else FRAME
         self._bare = bare_channels
 
     def all_reduce(self, tensor: Tensor, op: Reduce = "sum") -> None:
@@ -157,6 +156,11 @@ class Ring:
         header = 0 if self._bare is not None else HEADER_BYTES
         octets, messages = all_reduce_traffic(numel, itemsize, self.size, self.rank, self._frame)
         return octets + messages * header
+
+    @property
+    def quiet_at(self) -> float:
+        """When everything that this node has sent will have arrived, s by the run's clock."""
+        return 0.0 if self.outgoing is None else self.outgoing.model.last_arrival
 
     def close(self) -> None:
         """Send what is still held back."""

@@ -36,10 +36,11 @@ class Header(NamedTuple):
 
 
 class Frame:
-    """A buffer for one message: header, then payload."""
+    """A buffer for one message: header, then a payload of at most `room` bytes."""
 
-    def __init__(self) -> None:
-        self.octets = torch.empty(HEADER_BYTES + FRAME, dtype=torch.uint8)
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.octets = torch.empty(HEADER_BYTES + room, dtype=torch.uint8)
         self._view = self.octets.numpy().data
         self.length = 0
         self.total = 0
@@ -69,23 +70,24 @@ class Frame:
     def read_header(self) -> Header:
         """Raises LinkError if what arrived is no message of ours."""
         magic, flags, length, total, ended, arrival = _HEADER.unpack_from(self._view, 0)
-        if magic != _MAGIC or length > FRAME or length > total:
+        if magic != _MAGIC or length > self.room or length > total:
             raise LinkError(f"not a message: magic {magic:#06x}, length {length} of {total}")
         self.length, self.total = length, total
         return Header(length, total, ended, arrival, bool(flags & _BACK_TO_BACK))
 
 
 class FramePool:
-    """Frames in use again once their message is through. Safe to use from several threads."""
+    """Frames of `room` bytes, in use again once their message is through. Safe to use from several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int = FRAME) -> None:
+        self.room = room
         self._free: deque[Frame] = deque()
 
     def take(self) -> Frame:
         try:
             return self._free.pop()
         except IndexError:
-            return Frame()
+            return Frame(self.room)
 
     def give(self, frame: Frame) -> None:
         self._free.append(frame)
@@ -132,7 +134,7 @@ class Channel:
 
 
 class Handshake:
-    """A byte to the next node and one from the previous, past the links and their shaping.
+    """A number to the next node and one from the previous, past the links and their shaping.
 
     The first round opens the connections, and every node of a ring goes through it before its first message: either
     end of a pair blocks in its first operation until the other one turns to it as well. A node that waited for one
@@ -148,7 +150,7 @@ class Handshake:
         self._size = size
         self._next = to_next
         self._previous = from_previous
-        self._round()
+        self._round(0.0)
         if rank != 0:
             self._answer()
         self.latency = self._ping()
@@ -162,27 +164,30 @@ class Handshake:
         for _ in range(self.PINGS):
             time.sleep(self.PAUSE)
             began = time.monotonic()
-            self._next.finish(self._next.send(_byte()))
-            self._next.finish(self._next.receive(_byte()))
+            self._next.finish(self._next.send(_number()))
+            self._next.finish(self._next.receive(_number()))
             times.append((time.monotonic() - began) / 2)
         return min(times)
 
     def _answer(self) -> None:
         for _ in range(self.PINGS):
-            self._previous.finish(self._previous.receive(_byte()))
-            self._previous.finish(self._previous.send(_byte()))
+            self._previous.finish(self._previous.receive(_number()))
+            self._previous.finish(self._previous.send(_number()))
 
-    def meet(self) -> None:
-        """Return when every node of the ring has called this, at nearly the same moment."""
+    def meet(self, moment: float = 0.0) -> float:
+        """Return when every node of the ring has called this, at nearly the same time: the latest of their moments."""
         for _ in range(self._size - 1):
-            self._round()
+            moment = self._round(moment)
+        return moment
 
-    def _round(self) -> None:
-        sent = self._next.send(_byte())
-        received = self._previous.receive(_byte())
+    def _round(self, moment: float) -> float:
+        arriving = _number()
+        sent = self._next.send(_number(moment))
+        received = self._previous.receive(arriving)
         self._next.finish(sent)
         self._previous.finish(received)
+        return max(moment, float(arriving))
 
 
-def _byte() -> Tensor:
-    return torch.zeros(1, dtype=torch.uint8)
+def _number(value: float = 0.0) -> Tensor:
+    return torch.tensor([value], dtype=torch.float64)

@@ -55,6 +55,8 @@ def _one_line(error: BaseException) -> str:
 def _train(job: Job, emit: Emit) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+    # Every buffer is written before it is read; filling it would take memory and time that no node needs.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _join(job)
     workload = BackgroundLearning(job.workload, job.seed, job.rank)
     handshake = Handshake(job.rank, job.world_size, *channels(job, ASIDE)) if job.world_size > 1 else None
@@ -64,6 +66,7 @@ def _train(job: Job, emit: Emit) -> None:
     ring = make_ring(job, clock, handshake.latency if handshake else 0.0)
 
     facts = workload.prepare(ring)
+    barrier(ring, clock, handshake)
     prepared = ring.outgoing.sent if ring.outgoing else events.Sent()
     link = ring.outgoing.model.settings if ring.outgoing else None
     buckets = make_buckets(list(workload.model.named_parameters()), job.bucket_bytes)
@@ -73,14 +76,22 @@ def _train(job: Job, emit: Emit) -> None:
     observer = Observer(job, workload, clock, handshake, emit)
     observer.observe(0)
     with Telemetry(job, emit):
-        finished = _steps(job, workload, ring, clock, observer, emit)
+        finished = _steps(job, workload, ring, clock, handshake, observer, emit)
     emit(finished)
     ring.close()
     if handshake:
         handshake.meet()
 
 
-def _steps(job: Job, workload: Workload, ring: Ring, clock: Clock, observer: Observer, emit: Emit) -> events.Finished:
+def _steps(
+    job: Job,
+    workload: Workload,
+    ring: Ring,
+    clock: Clock,
+    handshake: Handshake | None,
+    observer: Observer,
+    emit: Emit,
+) -> events.Finished:
     model = workload.model
     optimiser = torch.optim.Adam(model.parameters(), lr=workload.learning_rate)
     compressor = create(job.compressor, layers_of(model))
@@ -98,6 +109,9 @@ def _steps(job: Job, workload: Workload, ring: Ring, clock: Clock, observer: Obs
         account = _finish(exchange, step)
         exposed = clock.now() - before
         optimiser.step()
+        done = clock.now()
+        if observer.due(step):
+            barrier(ring, clock, handshake)
 
         now = clock.now()
         with clock.stopped():
@@ -111,7 +125,7 @@ def _steps(job: Job, workload: Workload, ring: Ring, clock: Clock, observer: Obs
                     time_s=now - began,
                     duration_s=now - time_s,
                     loss=float(loss.detach()),
-                    parts=parts_of(now - time_s, exposed, account, step_sent.busy_s),
+                    parts=parts_of(now - time_s, exposed, account, step_sent.busy_s, now - done),
                     sent=step_sent,
                     received=ring.incoming.meter.measured() if ring.incoming else events.Received(),
                     values_sent=account.values,
@@ -125,6 +139,19 @@ def _steps(job: Job, workload: Workload, ring: Ring, clock: Clock, observer: Obs
     return events.Finished(
         job.rank, job.node, now - began, job.steps, digest(model), sum(p.numel() for p in model.parameters())
     )
+
+
+def barrier(ring: Ring, clock: Clock, handshake: Handshake | None) -> None:
+    """Let time pass until all nodes are here and nothing is under way between them.
+
+    What follows then begins for all at the same moment, whatever the links still carried is not charged to it, and a
+    clock that is stopped stands still for all alike.
+    """
+    clock.wait_until(ring.quiet_at)
+    if handshake:
+        latest = handshake.meet(clock.now())
+        if clock.virtual:  # clocks of the wall need not agree
+            clock.wait_until(latest)
 
 
 def _finish(exchange: Exchange, step: int) -> Account:
@@ -163,15 +190,16 @@ def make_ring(job: Job, clock: Clock, latency: float = 0.0) -> Ring:
     if job.outgoing is None:
         return Ring(job.rank, job.world_size, clock)
     to_next, from_previous = channels(job, RING)
-    pool = FramePool()
+    pool = FramePool(job.frame)
     model = LinkModel(job.outgoing, np.random.default_rng([job.seed, 0x11A, job.rank]))
     outgoing = OutgoingLink(model, to_next, pool, clock, latency)
     bare = channels(job, BARE) if job.bare else None
-    return Ring(job.rank, job.world_size, clock, outgoing, IncomingLink(from_previous, pool), pool, job.frame, bare)
+    return Ring(job.rank, job.world_size, clock, outgoing, IncomingLink(from_previous, pool), pool, bare)
 
 
 class Observer:
-    """Looks at the model from outside the run: its time does not count and nothing crosses the links."""
+    """Looks at the model from outside the run: its time does not count and nothing crosses the links. The nodes have
+    come to a `barrier` before: a clock that stands while messages are under way would make their links seem slow."""
 
     def __init__(self, job: Job, workload: Workload, clock: Clock, handshake: Handshake | None, emit: Emit) -> None:
         self._job = job

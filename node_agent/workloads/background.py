@@ -94,6 +94,7 @@ class BackgroundLearning(Workload):
         low, high = statistics.range
         cleaned = clean(strip, kept)
         self._shape = cleaned.cube.shape[:2]
+        self._empty = cleaned.empty
         pixels = cleaned.cube.reshape(-1, cleaned.cube.shape[2])
 
         target = clean_prior(target, kept)
@@ -141,14 +142,16 @@ class BackgroundLearning(Workload):
     def observe(self) -> dict[str, NDArray[Any]]:
         """Raw maps of the strip, (lines, W) float32, for `detection.fuse` once put together with those of the others.
 
-        residual: spectral angle between each pixel and its reconstruction, rad. coarse: CEM score, absolute value.
+        residual: spectral angle between each pixel and its reconstruction, rad; 0 where a pixel is empty, as there is
+        nothing to reconstruct. coarse: CEM score, absolute value.
         """
         angles = [
             spectral_angle((pixels + 1) / 2, (self.model(torch.from_numpy(pixels)).numpy() + 1) / 2)
             for pixels in _chunks(self._pixels.numpy())
         ]
-        residual = np.concatenate(angles).astype(np.float32)
-        return {"residual": residual.reshape(self._shape), "coarse": self._coarse.reshape(self._shape).copy()}
+        residual = np.concatenate(angles).astype(np.float32).reshape(self._shape)
+        residual[self._empty] = 0
+        return {"residual": residual, "coarse": self._coarse.reshape(self._shape).copy()}
 
 
 def _agreed(strip: BandStatistics, collectives: Collectives) -> BandStatistics:

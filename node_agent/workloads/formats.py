@@ -7,7 +7,7 @@ import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,7 +43,11 @@ class Variable:
     """of a mask, from class 0 on"""
     wavelengths: NDArray[np.float64] | None = None
     missing: float | None = None
+    """the value that marks what is missing, as it is stored"""
     bad_bands: NDArray[np.bool_] | None = None
+    gain: NDArray[np.float32] | None = None
+    offset: NDArray[np.float32] | None = None
+    """(B,): a value is gain times what is stored, plus offset"""
 
     @classmethod
     def of(cls, name: str, shape: Sequence[int], load: Callable[[], Any]) -> Variable:
@@ -232,8 +236,17 @@ def _envi(path: Path, image: Path | None = None) -> list[Variable]:
             wavelengths=metres(file.bands.centers, file.bands.band_unit, bands),
             missing=None if missing is None else float(missing),
             bad_bands=np.asarray(bad, float) == 0 if len(bad) == bands else None,
+            gain=_per_band(path, header, "data gain values", bands),
+            offset=_per_band(path, header, "data offset values", bands),
         )
     ]
+
+
+def _per_band(path: Path, header: Mapping[str, Any], key: str, bands: int) -> NDArray[np.float32] | None:
+    values = np.asarray(header.get(key, ()), np.float32).ravel()
+    if values.size not in (0, bands):
+        raise SceneError(f"{path}: {key}: found {values.size} values, allowed one for each of the {bands} bands")
+    return values if values.size else None
 
 
 READERS: dict[str, Callable[[Path], list[Variable]]] = {

@@ -63,6 +63,8 @@ class Scene:
     _axes: tuple[int, int, int] = field(repr=False)
     _missing: float | None = field(default=None, repr=False)
     _bad_bands: NDArray[np.bool_] | None = field(default=None, repr=False)
+    _gain: NDArray[np.float32] | None = field(default=None, repr=False)
+    _offset: NDArray[np.float32] | None = field(default=None, repr=False)
 
     def lines(self, start: int, stop: int) -> NDArray[np.float32]:
         """Read lines start to stop - 1 only: (stop - start, W, B), NaN where the file marks data as missing.
@@ -79,8 +81,13 @@ class Scene:
             strip = np.asarray(self._array[tuple(index)]).transpose(self._axes)
         with np.errstate(over="ignore"):  # float64 beyond the range of float32 becomes inf, and is cleaned as such
             cube = np.array(strip, dtype=np.float32, order="C")
-        if self._missing is not None:
-            cube[strip == self._missing] = np.nan
+        missing = None if self._missing is None else _equal(strip, self._missing)
+        if self._gain is not None:
+            cube *= self._gain
+        if self._offset is not None:
+            cube += self._offset
+        if missing is not None:
+            cube[missing] = np.nan
         if self._bad_bands is not None:
             cube[..., self._bad_bands] = np.nan
         return cube
@@ -165,7 +172,8 @@ def target_prior(scene: Scene, kind: PriorKind, generator: np.random.Generator) 
     the mask is a single blob: the mean of ten target pixels drawn by `generator`, to be scored on the others. oracle:
     the mean of all target pixels, nothing left out (optimistic).
 
-    Raises SceneError where fewer than eleven target pixels would have to give ten, or none holds a finite value.
+    Raises SceneError where fewer than twenty target pixels would have to give ten and leave as many to be scored, or
+    none holds a finite value.
     """
     labels, blobs = _blobs(scene.mask)
     total = int(scene.mask.sum())
@@ -177,14 +185,23 @@ def target_prior(scene: Scene, kind: PriorKind, generator: np.random.Generator) 
         chosen = used = labels == largest
         label = f"largest of {blobs} target blobs ({_count(int(used.sum()), 'pixel')})"
     else:
-        if total <= PRIOR_PIXELS:
+        if total < 2 * PRIOR_PIXELS:
             raise SceneError(
-                f"{scene.name}: found {_count(total, 'target pixel')} ({scene.target}), but a prior from "
-                f"{PRIOR_PIXELS} of them needs at least {PRIOR_PIXELS + 1}; the oracle prior takes any number"
+                f"{scene.name}: found {_count(total, 'target pixel')} ({scene.target}), allowed at least "
+                f"{2 * PRIOR_PIXELS} for a prior from {PRIOR_PIXELS} of them, so that as many are left to be scored; "
+                "the oracle prior takes any number"
             )
         used.flat[generator.choice(np.flatnonzero(scene.mask), PRIOR_PIXELS, replace=False)] = True
         chosen, label = used, f"{PRIOR_PIXELS} of {total} target pixels drawn by the seed"
     return Prior(_mean_spectrum(scene, chosen), used, label)
+
+
+def _equal(values: NDArray[Any], number: float) -> NDArray[np.bool_]:
+    """Where real numbers equal one that was written down with six digits or more."""
+    if values.dtype.kind == "f":
+        return np.isclose(values, number, rtol=5e-6, atol=0)
+    same: NDArray[np.bool_] = values == number
+    return same
 
 
 def _mean_spectrum(scene: Scene, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -299,6 +316,8 @@ def _assemble(name: str, path: Path | None, variables: list[Variable], settings:
         _axes=(cube.order[axes[0]], cube.order[axes[1]], cube.order[axes[2]]),
         _missing=cube.missing,
         _bad_bands=cube.bad_bands,
+        _gain=cube.gain,
+        _offset=cube.offset,
     )
 
 

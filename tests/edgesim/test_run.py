@@ -81,6 +81,32 @@ def test_wall_and_virtual_clock_train_the_same_parameters_bit_for_bit(write_topo
     assert summary(tmp_path / "seed")["params_sha256"] != digests[0]
 
 
+def test_observing_a_run_does_not_change_it_nor_what_its_links_carry(write_topology: Write, tmp_path: Path) -> None:
+    # One direction is slow: nodes end their steps at different moments, with messages still under way. A step occupies
+    # the slow link with 7,768 gradients, 8 * 31 kB / 300 kbit/s = 0.8 s, in two halves.
+    file = write_topology(2, links="{rate: 300 kbit/s}")
+    file.write_text(file.read_text() + "links:\n  - {between: [n0, n1], reverse: {rate: 100 Mbit/s}}\n")
+    times, digests = [], set()
+    for clock, every in (("virtual", 0), ("virtual", 1), ("wall", 0), ("wall", 1)):
+        out = tmp_path / f"{clock}-{every}"
+        overrides = ("--set", f"training.evaluate_every={every}", "--set", "training.steps=3")
+        done = edgesim("run", file, "--clock", clock, "--out", out, "--no-figures", *overrides)
+        assert done.returncode == 0, done.stderr
+        found = summary(out)
+        times.append(found["time_s"])
+        digests.add(found["params_sha256"])
+        moments = [evaluation["time_s"] for evaluation in found["evaluations"]]
+        assert moments == sorted(moments)
+        assert moments[-1] == pytest.approx(found["time_s"])
+        # Nothing is charged to training but training: the slow link is busy all the time.
+        assert found["link_utilisation"]["n0->n1"] > 0.8
+        busy = load(out).of_link("n0", "n1")["busy_s"]
+        assert found["time_s"] == pytest.approx(busy.sum(), rel=0.2)
+    assert len(digests) == 1
+    assert times[1] == pytest.approx(times[0], rel=0.05)
+    assert times[3] == pytest.approx(times[2], rel=0.2)
+
+
 def test_a_dense_run_sends_what_the_formula_says(write_topology: Write, tmp_path: Path) -> None:
     done = edgesim("run", write_topology(3), "--out", tmp_path / "run", "--no-figures")
     assert done.returncode == 0, done.stderr

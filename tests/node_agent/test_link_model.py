@@ -67,6 +67,19 @@ def test_lost_packets_are_sent_again_and_cost_round_trips() -> None:
         assert t.ended == pytest.approx(10.0 * k + t.busy)
 
 
+def test_a_short_last_packet_is_sent_again_at_its_own_size() -> None:
+    # one whole packet and one of 32 bytes: both are lost as often, 1/19 of the bytes are sent again
+    model = link(seed=1, rate=1e6, loss=0.05)
+    again = sum(model.transmit(1532, now=float(k)).retransmitted for k in range(20_000)) / (20_000 * 1532)
+    assert again == pytest.approx(1 / 19, rel=0.1)
+
+
+def test_messages_back_to_back_are_so_at_any_time() -> None:
+    model = link(rate=1e7)
+    for k in range(1000):
+        assert model.transmit(2000 + k, now=1e5).back_to_back == (k > 0)
+
+
 def test_jitter_has_the_requested_spread_and_keeps_the_order() -> None:
     model = link(delay=0.1, jitter=0.01)
     delays = [model.transmit(1, now=float(k)).arrival - k for k in range(2000)]
@@ -117,9 +130,18 @@ def test_messages_are_short_on_slow_links(rate: float | None, expected: int) -> 
 
 def test_patience_covers_the_longest_closure_and_a_slow_message() -> None:
     settings = LinkSettings(
-        source="a", target="b", rate=9600.0, delay=0.2, schedule=(Window(start=5, end=6), Window(start=96, end=100))
+        source="a", target="b", rate=9600.0, delay=0.2, schedule=(Window(start=5, end=6), Window(start=96, end=200))
     )
-    assert patience(settings, 32768) == pytest.approx(90 + 8 * 32768 / 9600 + 0.2)
+    # ready at once, it waits for both windows: the first is too short for it
+    assert patience(settings, 32768) == pytest.approx(5 + 90 + 8 * 32768 / 9600 + 0.2)
+    # 27.3 s of transmission in windows of 5 s every 600 s: ready when one of them ends, it ends in the sixth after it
+    short = tuple(Window(start=600 * k, end=600 * k + 5) for k in range(20))
+    assert patience(LinkSettings(source="a", target="b", rate=9600.0, schedule=short), 32768) == pytest.approx(
+        6 * 600 - 5 + 8 * 32768 / 9600 - 25
+    )
+    # 5 s of transmission: ready at 7 s, the last moment for it, it needs all of the 2 s that are left after the closure
+    tight = (Window(start=0, end=10), Window(start=100, end=102))
+    assert patience(LinkSettings(source="a", target="b", rate=8e3, schedule=tight), 5000) == pytest.approx(95)
     lossy = LinkSettings(source="a", target="b", rate=9600.0, delay=0.2, loss=0.1)
     # 11 packets; the chance that one of them is lost ten times in a row is 1.1e-9, eleven times 1.1e-10
     assert patience(lossy, 16384) == pytest.approx(8 * 16384 / 9600 * 2.1 + 23 * 0.2)

@@ -52,7 +52,7 @@ class Place:
         handshake = Handshake(
             self.rank, self.size, *(dataclasses.replace(one, tag=0) for one in (to_next, from_previous))
         )
-        pool = FramePool()
+        pool = FramePool(frame_bytes([settings]))
         model = LinkModel(settings, np.random.default_rng([1, self.rank]))
         outgoing, incoming = (
             OutgoingLink(model, to_next, pool, clock, handshake.latency),
@@ -65,7 +65,7 @@ class Place:
                 dataclasses.replace(to_next, tag=1000 + self._tag),
                 dataclasses.replace(from_previous, tag=1000 + self._tag),
             )
-        return Ring(rank, self.size, clock, outgoing, incoming, pool, frame_bytes([settings]), bare)
+        return Ring(rank, self.size, clock, outgoing, incoming, pool, bare)
 
 
 def on_nodes(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:

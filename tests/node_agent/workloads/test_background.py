@@ -165,6 +165,7 @@ def test_background_excludes_targets_and_empty_pixels(scene_path):
     assert (coarse[scene.mask] > 0.5).all()
     assert not background[scene.mask].any()
     assert not background[21, 7]
+    assert workload.observe()["residual"][21, 7] == 0
     assert background.mean() > 0.9
     assert (coarse[background] <= 0.15).all()
 

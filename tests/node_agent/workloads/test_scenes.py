@@ -141,6 +141,29 @@ def test_envi_header_fields(tmp_path, cube, mask):
         opened(tmp_path / "a.hdr", cube="a.raw-data", mask="mask.npy")
 
 
+def test_envi_gains_and_offsets_are_applied(tmp_path, cube, mask):
+    np.save(tmp_path / "mask.npy", mask)
+    stored = cube.astype(np.float32)
+    stored[0, 0, 3] = np.finfo(np.float32).min
+    gains, offsets = np.linspace(0.5, 2, 12), np.linspace(-3, 3, 12)
+    header = {
+        "data gain values": gains.tolist(),
+        "data offset values": offsets.tolist(),
+        "data ignore value": "-3.40282e+38",  # rounded, as programs write it
+    }
+    envi.save_image(str(tmp_path / "a.hdr"), stored, metadata=header, ext="img", dtype=np.float32)
+    lines = opened(tmp_path / "a.hdr", mask="mask.npy").lines(0, 9)
+    assert np.isnan(lines[0, 0, 3])
+    lines[0, 0, 3] = stored[0, 0, 3] = 0
+    expected = gains * stored + offsets
+    expected[0, 0, 3] = 0
+    assert lines == pytest.approx(expected, rel=1e-6, abs=1e-5)
+    header["data gain values"] = [1.0, 2.0]
+    envi.save_image(str(tmp_path / "b.hdr"), stored, metadata=header, ext="img", dtype=np.float32)
+    with pytest.raises(SceneError, match="data gain values: found 2 values, allowed one for each of the 12 bands"):
+        opened(tmp_path / "b.hdr", mask="mask.npy")
+
+
 def test_wavelengths_beside_the_cube(tmp_path, cube, mask):
     for values in (np.linspace(400, 2500, 12), np.linspace(0.4, 2.5, 12), np.linspace(0.4e-6, 2.5e-6, 12)):
         np.savez(tmp_path / "w.npz", data=cube, map=mask, wavelengths=values)
@@ -267,6 +290,7 @@ def test_blobs_are_8_connected(cube):
 
 def test_prior_of_drawn_pixels(cube, mask):
     one_blob = mask.copy()
+    one_blob[1:5, 1:6] = 1
     one_blob[7] = 0
     scene = memory(one_blob, cube)
     for kind in ("pixels", "blob"):
@@ -274,12 +298,12 @@ def test_prior_of_drawn_pixels(cube, mask):
         assert prior.used.sum() == 10
         assert not (prior.used & ~scene.mask).any()
         assert prior.spectrum == pytest.approx(cube[prior.used].mean(axis=0))
-        assert "10 of 12" in prior.label
+        assert "10 of 20" in prior.label
         assert np.array_equal(prior.used, target_prior(scene, kind, np.random.default_rng(3)).used)
     drawn = {target_prior(scene, "pixels", np.random.default_rng(s)).used.tobytes() for s in range(9)}
     assert len(drawn) > 1
-    one_blob[1, 1:3] = 0
-    with pytest.raises(SceneError, match=r"10 target pixels.*at least 11"):
+    one_blob[1, 1] = 0
+    with pytest.raises(SceneError, match=r"19 target pixels.*at least 20"):
         target_prior(memory(one_blob, cube), "blob", np.random.default_rng(0))
 
 
