@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from edgesim.topology.schema import Topology
-
 app = typer.Typer(
     name="edgesim",
-    help="A testbed for distributed learning on satellites and other edge devices.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -40,10 +37,34 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:
-        _fail("interrupted", INTERRUPTED)
+        typer.echo("edgesim: interrupted", err=True)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone, as in `edgesim schema | head`
         sys.stdout = None
         sys.exit(FAILED)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        sys.stdout = None
+        typer.echo(f"edgesim: the output cannot be written: {error.strerror}", err=True)
+        sys.exit(FAILED)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"edgesim {version('edgesim')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _edgesim(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """A testbed for distributed learning on satellites and other edge devices."""
 
 
 @app.command()
@@ -68,49 +89,67 @@ def run(
     """Train over the links of FILE, and report accuracy, bytes and time."""
     from edgesim import comparison
     from edgesim.fleet.local import LocalFleet
-    from edgesim.progress import Progress
+    from edgesim.progress import Progress, Terminal
     from edgesim.results import RunFolder, RunFolderError
-    from edgesim.run import Experiment, Interrupted, RunError, run_all
+    from edgesim.run import Experiment, Interrupted, RunError, reserve, run_all
+    from edgesim.topology.reader import TopologyError, read
     from edgesim.topology.source import read_text
     from node_agent.workloads.formats import SceneError
 
-    console = _console(stderr=as_json)
-    overrides = list(settings or ())
-    overrides += [f"training.compressor=[{', '.join(compressor)}]"] if compressor else []
-    overrides += [f"{path}={value}" for path, value in _given(seed, links, clock)]
-    topology = _read(file, overrides)
+    console = _as_wide_as_needed(Terminal, stderr=as_json)
+    options = dict(_options(compressor or [], seed, links, clock))
+    overrides = [*options, *(settings or ())]
     try:
+        topology = read(file, overrides, options)
         experiment = Experiment.prepare(topology, read_text(file), overrides)
-        folder = out or RunFolder.default_path("results/runs", topology.name, datetime.now())
+    except (TopologyError, SceneError) as error:
+        _refuse(_problems(error, file, overrides))
+    folder = out or RunFolder.default_path("results/runs", topology.name, datetime.now())
+    try:
+        reserve(folder, len(topology.training.compressor))
         if not quiet:
-            console.print(experiment.scene.describe, highlight=False)
             pixels = ", ".join(f"{count} {kind}" for kind, count in experiment.scored.items())
+            console.print(experiment.scene.describe, highlight=False)
             console.print(f"target prior: {experiment.prior.label}; scored on {pixels} pixels", highlight=False)
 
         def watch(title: str) -> Progress:
             return Progress(console, title, list(topology.ring), topology.training.steps, quiet)
 
         runs = run_all(experiment, folder, LocalFleet(), watch)
-    except (SceneError, RunFolderError) as error:
+    except RunFolderError as error:
         _fail(str(error), BAD_INPUT)
     except RunError as error:
         _fail(str(error), INTERRUPTED if isinstance(error, Interrupted) else FAILED, error.details())
-    drawn = _draw(folder, runs) if figures else []
     if as_json:
         typer.echo(comparison.to_json(runs))
     elif not quiet:
         console.print(comparison.render(runs))
+    drawn = _draw(folder, runs) if figures else []
+    if not as_json and not quiet:
         _list_figures(console, folder, drawn)
+    if console.failure is not None:
+        _fail(f"the output cannot be written: {console.failure.strerror}; the run is in {folder}", FAILED)
 
 
 @app.command()
 def validate(file: File, settings: Set = None, as_json: Json = False) -> None:
-    """Check FILE: every mistake with its line, field, and what is allowed there."""
-    topology = _read(file, settings or ())
-    counts = {"name": topology.name, "nodes": len(topology.nodes), "links": len(topology.links), "valid": True}
-    typer.echo(
-        json.dumps(counts) if as_json else f"{file}: valid; {counts['nodes']} node(s), {counts['links']} link(s)"
-    )
+    """Check FILE, and the scene that it names: every mistake with its line, field, and what is allowed there."""
+    from edgesim.run import open_scene_of
+    from edgesim.topology.reader import TopologyError, read
+    from node_agent.workloads.formats import SceneError
+
+    problems: list[str] = []
+    try:
+        topology = read(file, settings or ())
+        open_scene_of(topology)
+    except (TopologyError, SceneError) as error:
+        problems = _problems(error, file, settings or ())
+    if as_json:
+        typer.echo(json.dumps({"valid": not problems, "problems": problems}, indent=2))
+        raise typer.Exit(BAD_INPUT if problems else 0)
+    if problems:
+        _refuse(problems)
+    typer.echo(f"{file}: valid; {len(topology.nodes)} node(s), {len(topology.links)} link(s)")
 
 
 @app.command()
@@ -122,8 +161,12 @@ def show(
 ) -> None:
     """Draw the nodes and links of FILE with their rates and delays."""
     from edgesim.topology.picture import draw
+    from edgesim.topology.reader import TopologyError, read
 
-    topology = _read(file, settings or ())
+    try:
+        topology = read(file, settings or ())
+    except TopologyError as error:
+        _refuse(_problems(error, file, settings or ()))
     if as_json:
         typer.echo(topology.model_dump_json(indent=2))
     else:
@@ -167,11 +210,11 @@ def compare(
 ) -> None:
     """Put runs side by side: a table, and with --out their figures overlaid."""
     from edgesim import comparison, figures
-    from edgesim.results import RunFolderError, load
+    from edgesim.results import RunFolderError, load, runs_in
 
     console = _console()
     try:
-        loaded = [load(path) for path in runs]
+        loaded = [load(inner) for path in runs for inner in runs_in(path)]
         drawn = figures.draw_overlays(loaded, out) if out is not None else []
     except RunFolderError as error:
         _fail(str(error), BAD_INPUT)
@@ -194,19 +237,35 @@ def compressors(as_json: Json = False) -> None:
         _console().print(catalogue.render())
 
 
-def _given(seed: int | None, links: str | None, clock: str | None) -> Iterable[tuple[str, Any]]:
-    options = {"seed": seed, "emulation.links": links, "emulation.clock": clock}
-    return ((path, value) for path, value in options.items() if value is not None)
+def _options(
+    compressors: list[str], seed: int | None, links: str | None, clock: str | None
+) -> Iterable[tuple[str, str]]:
+    """What options other than --set stand for, each with what was typed."""
+    if compressors:
+        names = compressors[0] if len(compressors) == 1 else f"[{', '.join(compressors)}]"
+        yield f"training.compressor={names}", " ".join(f"--compressor {name}" for name in compressors)
+    others: tuple[tuple[str, str, Any], ...] = (
+        ("seed", "seed", seed),
+        ("links", "emulation.links", links),
+        ("clock", "emulation.clock", clock),
+    )
+    for option, path, value in others:
+        if value is not None:
+            yield f"{path}={value}", f"--{option} {value}"
 
 
-def _read(file: Path, overrides: Iterable[str]) -> Topology:
-    from edgesim.topology.reader import TopologyError, read
+def _problems(error: ValueError, file: Path, overrides: Sequence[str]) -> list[str]:
+    """A line for each mistake, its place first, as editors like it."""
+    from edgesim.topology.reader import TopologyError, place_of
 
-    try:
-        return read(file, list(overrides))
-    except TopologyError as error:
-        typer.echo(str(error), err=True)  # each line begins with its place, for editors
-        raise typer.Exit(BAD_INPUT) from None
+    if isinstance(error, TopologyError):
+        return str(error).splitlines()
+    return [f"{place_of(file, overrides, 'training', 'scene')}: training.scene: {error}"]
+
+
+def _refuse(problems: Sequence[str]) -> NoReturn:
+    typer.echo("\n".join(problems), err=True)
+    raise typer.Exit(BAD_INPUT)
 
 
 def _draw(folder: Path, runs: list[Any]) -> list[Path]:
@@ -227,12 +286,19 @@ def _list_figures(console: Console, folder: Path, drawn: list[Path]) -> None:
         console.print(f"  {place}/: {names}", highlight=False, soft_wrap=True)
 
 
-def _console(stderr: bool = False) -> Console:
+def _console() -> Console:
     from rich.console import Console
 
-    console = Console(stderr=stderr)
-    # Where the output is no terminal its width is unknown: wide enough that no table is cut.
-    return console if console.is_terminal else Console(stderr=stderr, width=110)
+    return _as_wide_as_needed(Console)
+
+
+C = TypeVar("C", bound="Console")
+
+
+def _as_wide_as_needed(kind: Callable[..., C], stderr: bool = False) -> C:
+    """Where the output is no terminal its width is unknown: wide enough that no table is cut."""
+    console = kind(stderr=stderr)
+    return console if console.is_terminal else kind(stderr=stderr, width=110)
 
 
 def _fail(message: str, code: int, details: str = "") -> NoReturn:

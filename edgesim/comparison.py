@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from edgesim import summary
 from edgesim.results import Run
 from node_agent.compression.settings import CATALOGUE
 
@@ -25,6 +27,8 @@ CONTROLS = {
 
 _WIDTH = 100
 _MOST_DIFFERENCES = 12
+_TITLE = 20
+"""columns that a run's name may take at least, folded if it is longer"""
 _ALWAYS_SHOWN = "density"
 
 
@@ -45,7 +49,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
     short = [_compressor(run) or run.name for run in runs]
     if len(set(short)) == len(short):
         return short
-    seeded = [f"{label}, seed {run.summary.get('seed')}" for label, run in zip(short, runs, strict=True)]
+    seeded = [f"{label}, seed {summary.of(run).get('seed')}" for label, run in zip(short, runs, strict=True)]
     if len(set(seeded)) == len(seeded):
         return seeded
     return [f"{label}, {run.path.resolve().name}" for label, run in zip(short, runs, strict=True)]
@@ -76,41 +80,46 @@ def to_json(runs: Sequence[Run]) -> str:
 
 
 def render(runs: Sequence[Run]) -> RenderableType:
-    """The comparison for a terminal of 100 columns: table, controls, and in what else the runs differ."""
+    """The comparison for a terminal: table, controls, in what else the runs differ, what was mended in the scenes."""
     parts: list[RenderableType] = [_main_table(table(runs))]
     for controls in (_controls_table(runs), _differences_table(runs)):
         if controls is not None:
             parts += [Text(""), controls]
-    return Group(*parts)
+    mended = list(_mended_lines(runs))
+    return Group(*parts, *([Text(""), *map(Text, mended)] if mended else []))
 
 
 def _row(run: Run) -> dict[str, Any]:
-    summary = run.summary
-    sent = summary.get("bytes_sent")
+    found = summary.of(run)
+    sent = found.get("bytes_sent")
+    # Before the first step the network is its own control.
+    metrics = found.get("metrics", {}) if found.get("metrics_step") != 0 else {}
     return {
         "run": run.path.resolve().name,
         "name": run.name,
-        "status": summary.get("status", "killed"),
+        "status": found["status"],
+        "steps": found.get("steps"),
         "compressor": _compressor(run),
-        "auc": summary.get("metrics", {}).get("auc"),
-        "auc_residual": summary.get("metrics", {}).get("auc_residual"),
+        "auc": metrics.get("auc"),
+        "auc_residual": metrics.get("auc_residual"),
         "bytes_per_node": sum(sent.values()) / len(sent) if sent else None,
-        "ratio_wire": summary.get("ratio_wire"),
-        "ratio_values": summary.get("ratio_values"),
-        "time_s": summary.get("time_s"),
-        "time_to_target_s": summary.get("time_to_target_s"),
-        "step_p50_s": summary.get("step_time_s", {}).get("p50"),
-        "nodes_agree": summary.get("nodes_agree"),
+        "ratio_wire": found.get("ratio_wire"),
+        "ratio_values": found.get("ratio_values"),
+        "time_s": found.get("time_s"),
+        "time_to_target_s": found.get("time_to_target_s"),
+        "step_p50_s": found.get("step_time_s", {}).get("p50"),
+        "nodes_agree": found.get("nodes_agree"),
+        "mended": found.get("mended"),
     }
 
 
 def _compressor(run: Run) -> str | None:
-    settings = run.summary.get("compressor") or run.config.get("compressor")
+    settings = summary.of(run).get("compressor")
     return compressor_label(settings) if settings else None
 
 
 def _controls(run: Run) -> dict[str, float]:
-    metrics = run.summary.get("metrics", {})
+    metrics = summary.of(run).get("metrics", {})
     return {name: metrics[name] for name in CONTROLS if metrics.get(name) is not None}
 
 
@@ -122,7 +131,7 @@ def _settings(run: Run) -> dict[str, Any]:
     if training:
         topology["training"] = training
     if not topology:
-        topology = {key: run.summary.get(key) for key in ("name", "seed", "clock", "links_imposed", "steps")}
+        topology = {key: summary.of(run).get(key) for key in ("name", "seed", "clock", "links_imposed", "steps")}
         topology["nodes"] = run.nodes
     return {**topology, "versions": run.config.get("versions") or {}}
 
@@ -139,36 +148,100 @@ def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
-def _main_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    shown.add_column("Compressor", overflow="fold", min_width=20, max_width=28)
+def _main_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     goal = any(row["time_to_target_s"] is not None for row in rows)
-    for heading in ("AUC", "Residual", "MB/node", "Wire", "Values", "Time", "To target", "Step p50", "Agree"):
-        if goal or heading != "To target":
-            shown.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        agree = {True: Text("yes", "green"), False: Text("NO", "bold red"), None: Text("–")}
-        shown.add_row(
-            _title(row),
-            _area(row["auc"]),
-            _area(row["auc_residual"]),
-            _amount(row["bytes_per_node"], 1e6),
-            _amount(row["ratio_wire"], suffix=" ×"),
-            _amount(row["ratio_values"], suffix=" ×"),
-            _amount(row["time_s"], suffix=" s"),
-            *([_amount(row["time_to_target_s"], suffix=" s")] if goal else []),
-            _amount(row["step_p50_s"], 1e-3, " ms"),
+    headings = ("AUC", "Residual", "MB/node", "Wire", "Values", "Time", "To target", "Step p50", "Agree")
+    agree = {True: Text("yes", "green"), False: Text("NO", "bold red"), None: Text("–")}
+    cells = [
+        [
+            Text(_area(row["auc"])),
+            Text(_area(row["auc_residual"])),
+            Text(_amount(row["bytes_per_node"], 1e6)),
+            Text(_amount(row["ratio_wire"], suffix=" ×")),
+            Text(_amount(row["ratio_values"], suffix=" ×")),
+            Text(_amount(row["time_s"], suffix=" s")),
+            *([Text(_amount(row["time_to_target_s"], suffix=" s"))] if goal else []),
+            Text(_amount(row["step_p50_s"], 1e-3, " ms")),
             agree[row["nodes_agree"]],
-        )
-    return shown
+        ]
+        for row in rows
+    ]
+    shown = [heading for heading in headings if goal or heading != "To target"]
+    return _Fitting("Compressor", shown, [_title(row) for row in rows], cells)
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """A table with a line a run where the terminal is wide enough, else with a column a run: no number is ever cut."""
+
+    corner: str
+    headings: Sequence[str]
+    titles: Sequence[Text]
+    cells: Sequence[Sequence[Text]]
+    """of each run, one a heading"""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = [
+            max(cell.cell_len for cell in (Text(heading), *column))
+            for heading, column in zip(self.headings, zip(*self.cells, strict=True), strict=True)
+        ]
+        if _TITLE + sum(2 + width for width in widths) <= options.max_width:
+            yield self._by_line(widths)
+            return
+        side = max(len(heading) for heading in (self.corner, *self.headings))
+        fitting = max(1, (options.max_width - side) // (2 + _TITLE))
+        for start in range(0, len(self.titles), fitting):
+            if start:
+                yield Text("")
+            yield self._by_column(slice(start, start + fitting))
+
+    def _by_line(self, widths: Sequence[int]) -> Table:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(self.corner, overflow="fold", min_width=_TITLE, max_width=28)
+        for heading, width in zip(self.headings, widths, strict=True):
+            table.add_column(heading, justify="right", no_wrap=True, min_width=width)
+        for title, cells in zip(self.titles, self.cells, strict=True):
+            table.add_row(title, *cells)
+        return table
+
+    def _by_column(self, chosen: slice) -> Table:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(self.corner, style="bold", overflow="fold")
+        for title in self.titles[chosen]:
+            table.add_column(title, justify="right", overflow="fold", max_width=_TITLE)
+        for heading, column in zip(self.headings, zip(*self.cells[chosen], strict=True), strict=True):
+            table.add_row(heading, *column)
+        return table
 
 
 def _title(row: Mapping[str, Any]) -> Text:
     title = Text(row["compressor"] or "–", "bold")
     if row["status"] != "finished":
-        title.append(f"  {row['status']}", "red")
+        title.append(f"  {row['status']} after {_steps(row['steps'])}", "red")
     title.append(f"\n{row['run']}", "dim")
     return title
+
+
+def _steps(count: int | None) -> str:
+    return f"{count or 0} step{'' if count == 1 else 's'}"
+
+
+def _mended_lines(runs: Sequence[Run]) -> Iterator[str]:
+    """What had to be mended in the runs' scenes, each said once."""
+    said = set()
+    for run in runs:
+        mended = summary.of(run).get("mended") or {}
+        counts = {
+            "bands without information left out": len(mended.get("bands_dropped", ())),
+            "missing values interpolated": mended.get("non_finite", 0),
+            "negative values set to zero": mended.get("negative", 0),
+            "empty pixels left out of training": mended.get("empty_pixels", 0),
+        }
+        line = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        scene = str(summary.of(run).get("scene")).split(":")[0]
+        if line and (scene, line) not in said:
+            said.add((scene, line))
+            yield f"{scene}: {line}"
 
 
 def _controls_table(runs: Sequence[Run]) -> RenderableType | None:
@@ -178,15 +251,11 @@ def _controls_table(runs: Sequence[Run]) -> RenderableType | None:
     if not found:
         return None
     names = [name for name in CONTROLS if any(name in controls for _, controls in found)]
-    texts = [[_area(controls.get(name)) for name in names] for _, controls in found]
-    shared = all(text == texts[0] for text in texts)
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    shown.add_column("Controls (AUC)", overflow="fold", max_width=40)
-    for name in names:
-        shown.add_column(CONTROLS[name], justify="right")
-    for (label, _), text in zip(found[:1] if shared else found, texts, strict=False):
-        shown.add_row("of every run" if shared and len(runs) > 1 else label, *text)
-    return shown
+    cells = [[Text(_area(controls.get(name))) for name in names] for _, controls in found]
+    titles = [Text(label) for label, _ in found]
+    if all(row == cells[0] for row in cells):
+        titles, cells = [Text("of every run") if len(runs) > 1 else titles[0]], cells[:1]
+    return _Fitting("Controls (AUC)", [CONTROLS[name] for name in names], titles, cells)
 
 
 def _differences_table(runs: Sequence[Run]) -> RenderableType | None:

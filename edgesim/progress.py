@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,6 +18,26 @@ from node_agent.events import Event, Finished, Observation, Started, Step
 
 PLAIN_LINES = 10
 """lines per run where the output is no terminal"""
+
+
+class Terminal(Console):
+    """A console that says no more once it cannot, instead of ending the program: what is being measured is worth more
+    than what would have been said."""
+
+    failure: OSError | None = None
+    """why what was said is not all there; a reader who left has not missed anything"""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            self.quiet = True
+            self.failure = error
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), self.file.fileno())
 
 
 class Progress:

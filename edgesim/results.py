@@ -112,12 +112,9 @@ class RunFolder:
             RunFolderError: `path` holds a run already, or cannot be written.
         """
         path = Path(path)
-        found = [name for name in (*_FILES, *_FOLDERS) if (path / name).exists()]
-        if found:
-            raise RunFolderError(f"{path}: already holds a run (found {found[0]}); choose another folder")
+        cls.reserve(path)
         streams: dict[str, _Stream] = {}
         try:
-            path.mkdir(parents=True, exist_ok=True)
             for name in _STREAMS:
                 streams[name] = _Stream(path / name)
             for name, columns in _HEADERS.items():
@@ -128,6 +125,18 @@ class RunFolder:
                 stream.path.unlink()
             raise _cannot("create the run folder", path, error) from error
         return cls(path, streams)
+
+    @staticmethod
+    def reserve(path: Path) -> None:
+        """Make the folder, or find that it exists and holds no run. Raises RunFolderError as `create`."""
+        try:
+            found = [name for name in (*_FILES, *_FOLDERS) if (path / name).exists()]
+            if not found:
+                path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot("create the run folder", path, error) from error
+        if found:
+            raise RunFolderError(f"{path}: already holds a run (found {found[0]}); choose another folder")
 
     @staticmethod
     def default_path(root: str | Path, name: str, now: datetime) -> Path:
@@ -184,10 +193,18 @@ class RunFolder:
             elif isinstance(event, Telemetry):
                 self._telemetry.writerow(_cells(asdict(event).values()))
             else:
-                self._streams["events.jsonl"].write((_json(described(event)) + b"\n").decode())
+                self._write_event(described(event))
         except RunFolderError:
             self._broken = True
             raise
+
+    def record_evaluation(self, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
+        """Write what the nodes' observations after `step` steps came to. Raises RunFolderError as `record`."""
+        event = {"event": "evaluation", "step": step, "time_s": time_s, "metrics": metrics}
+        self._write_event(event)
+
+    def _write_event(self, event: Mapping[str, Any]) -> None:
+        self._streams["events.jsonl"].write((_json(event) + b"\n").decode())
 
     def close(self) -> None:
         """Write link rows of which only one end reported, the other's cells left empty, and close the files.
@@ -244,7 +261,7 @@ class Run:
     links: Columns
     telemetry: Columns
     events: list[dict[str, Any]]
-    """as in events.jsonl: each with `event`, its type in lower case"""
+    """as in events.jsonl: each with `event`, its type in lower case; `evaluation` is the controller's own"""
     summary: dict[str, Any]
     """empty where the run was killed before it could write one"""
     maps: Columns = field(repr=False)
@@ -292,7 +309,7 @@ def load(path: str | Path) -> Run:
     path = Path(path)
     if not path.is_dir():
         raise RunFolderError(f"{path}: no such folder" if not path.exists() else f"{path}: not a folder")
-    if not any((path / name).exists() for name in ("config.json", "steps.csv", "summary.json")):
+    if not _holds_run(path):
         raise RunFolderError(f"{path}: holds no run (neither config.json nor steps.csv nor summary.json)")
     try:
         return Run(
@@ -308,6 +325,18 @@ def load(path: str | Path) -> Run:
         )
     except OSError as error:
         raise _cannot("read", Path(error.filename or path), error) from error
+
+
+def runs_in(path: str | Path) -> list[Path]:
+    """The folder itself where it holds a run or nothing known, else the run folders in it, by name."""
+    path = Path(path)
+    if _holds_run(path) or not path.is_dir():
+        return [path]
+    return sorted(inner for inner in path.iterdir() if _holds_run(inner)) or [path]
+
+
+def _holds_run(path: Path) -> bool:
+    return any((path / name).exists() for name in ("config.json", "steps.csv", "summary.json"))
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from edgesim import host
 from edgesim.comparison import compressor_label
 from edgesim.fleet.base import Fleet, NodeFailure
 from edgesim.results import Run, RunFolder, RunFolderError, load
-from edgesim.summary import as_si, summarise
+from edgesim.summary import summarise
 from edgesim.topology.schema import Topology
 from node_agent.compression.settings import CompressorSettings
-from node_agent.events import Event, Finished, Observation, Started, Step
+from node_agent.events import Event, Observation, Step
 from node_agent.job import BackgroundSettings, Job, SceneSettings
 from node_agent.link_model import frame_bytes, patience
 from node_agent.workloads import detection
@@ -35,6 +35,8 @@ Watch = Callable[[Event], None]
 
 class RunError(RuntimeError):
     """A run that failed; `folder` holds what was measured, `log` the failed node's last words, if any."""
+
+    status = "failed"
 
     def __init__(self, message: str, log: str = "", folder: Path | None = None) -> None:
         super().__init__(message)
@@ -49,6 +51,8 @@ class RunError(RuntimeError):
 
 class Interrupted(RunError):
     """Ended by a signal from outside."""
+
+    status = "interrupted"
 
 
 @dataclass(frozen=True)
@@ -70,16 +74,9 @@ class Experiment:
     def prepare(cls, topology: Topology, source: str, overrides: Sequence[str] = ()) -> Experiment:
         """Open the scene, draw the prior, and run the controls.
 
-        Raises SceneError where the scene cannot be used, or has fewer lines than there are nodes.
+        Raises SceneError as `open_scene_of`.
         """
-        training = topology.training
-        scene = open_scene(_scene_settings(topology))
-        prior = target_prior(scene, training.prior, np.random.default_rng([topology.seed, 0xD]))
-        if scene.shape[0] < len(topology.ring):
-            raise SceneError(
-                f"{scene.name}: found {scene.shape[0]} lines, allowed at least one for each of the "
-                f"{len(topology.ring)} nodes"
-            )
+        scene, prior = open_scene_of(topology)
         controls, rgb = detection.controls(scene, prior), detection.false_colour(scene)
         return cls(topology, source, scene, prior, controls, rgb, tuple(overrides))
 
@@ -146,7 +143,9 @@ class Experiment:
                 fleet.start(jobs, [folder.log_path(job.node) for job in jobs])
                 for event in fleet.events():
                     folder.record(event)
-                    observed(event)
+                    evaluation = observed(event)
+                    if evaluation is not None:
+                        folder.record_evaluation(*evaluation)
                     watch(event)
             folder.write_maps(observed.maps())
         except NodeFailure as error:
@@ -158,12 +157,14 @@ class Experiment:
         wall_s = time.monotonic() - began
         try:
             folder.close()
-            summary = self._summary(path, compressor, observed, wall_s, failure)
+            summary = summarise(load(path), wall_s=wall_s)
+            if failure is None and not summary["nodes_agree"]:
+                failure = RunError("the nodes ended with different parameters")
+            if failure is not None:
+                summary |= {"status": failure.status, "error": str(failure)}
             folder.write_summary(summary)
         except RunFolderError as error:
             failure = failure or RunError(str(error))
-        if failure is None and not summary["nodes_agree"]:
-            failure = RunError("the nodes ended with different parameters")
         if failure is not None:
             failure.folder = path
             raise failure
@@ -179,6 +180,7 @@ class Experiment:
             "compressor": compressor.model_dump(),
             "scene": self.scene.describe,
             "prior": self.prior.label,
+            "scored": self.scored,
             "topology": topology.model_dump(mode="json"),
             "overrides": list(self.overrides),
             "versions": host.versions(),
@@ -186,32 +188,34 @@ class Experiment:
             "git": host.revision(),
         }
 
-    def _summary(
-        self, path: Path, compressor: CompressorSettings, observed: Observed, wall_s: float, failure: RunError | None
-    ) -> dict[str, Any]:
-        topology = self.topology
-        run = load(path)
-        steps = {node: len(run.of_node(node)["step"]) for node in run.nodes}
-        summary = summarise(
-            run,
-            seed=topology.seed,
-            links_imposed=topology.emulation.links,
-            compressor=compressor.model_dump(),
-            workload=topology.training.workload,
-            wall_s=wall_s,
-            metrics=observed.metrics,
-            bytes_dense={node: steps[node] * dense for node, dense in observed.dense_step_bytes.items()} or None,
-            applied=observed.applied,
-            parameters=observed.parameters,
-            time_to_target_s=observed.time_to_goal,
-            error=None if failure is None else str(failure),
+
+def open_scene_of(topology: Topology) -> tuple[Scene, Prior]:
+    """The scene of a topology, and what is known of its target.
+
+    Raises SceneError where the scene cannot be used, has fewer lines than there are nodes, or leaves nothing to be told
+    apart.
+    """
+    scene = open_scene(_scene_settings(topology))
+    prior = target_prior(scene, topology.training.prior, np.random.default_rng([topology.seed, 0xD]))
+    if scene.shape[0] < len(topology.ring):
+        raise SceneError(
+            f"{scene.name}: found {scene.shape[0]} lines, allowed at least one for each of the "
+            f"{len(topology.ring)} nodes"
         )
-        summary["scene"] = self.scene.describe
-        summary["prior"] = self.prior.label
-        summary["scored"] = self.scored
-        summary["setup_s"] = observed.setup_s
-        summary["evaluations"] = observed.evaluations
-        return summary
+    truth = scene.mask[~prior.used]
+    if truth.all() or not truth.any():
+        raise SceneError(
+            f"{scene.name}: found {int(truth.sum())} targets among the {truth.size} pixels to be scored, allowed "
+            "both targets and background"
+        )
+    return scene, prior
+
+
+def reserve(folder: Path, runs: int) -> None:
+    """Make the folder of so many runs before they begin. Raises RunFolderError where it cannot take them."""
+    if runs > 1 and folder.is_dir() and any(folder.iterdir()):
+        raise RunFolderError(f"{folder}: not an empty folder; choose another one for {runs} runs")
+    RunFolder.reserve(folder)
 
 
 def run_all(
@@ -223,8 +227,6 @@ def run_all(
     Raises as `Experiment.run`.
     """
     compressors = experiment.topology.training.compressor
-    if len(compressors) > 1 and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunFolderError(f"{folder}: not an empty folder; choose another one for {len(compressors)} runs")
     runs = []
     for place, compressor in enumerate(compressors, start=1):
         settings = compressor.model_dump()
@@ -235,7 +237,7 @@ def run_all(
 
 
 class Observed:
-    """What the controller makes of the events: whether replicas agree, and what the maps are worth."""
+    """What the controller makes of the events: whether replicas agree, and what their maps are worth."""
 
     def __init__(self, experiment: Experiment) -> None:
         self._experiment = experiment
@@ -244,30 +246,15 @@ class Observed:
         self._observations: dict[int, dict[int, Observation]] = {}
         self._last: dict[str, NDArray[Any]] = {}
         self._untrained: dict[str, NDArray[Any]] = {}
-        self.metrics: dict[str, float] = {}
-        self.evaluations: list[dict[str, float]] = []
-        self.time_to_goal: float | None = None
-        self.dense_step_bytes: dict[str, int] = {}
-        self.applied: dict[str, dict[str, Any]] = {}
-        self.parameters: int | None = None
-        self.setup_s: float | None = None
 
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Started):
-            self.dense_step_bytes[event.node] = event.dense_step_bytes
-            self.setup_s = max(self.setup_s or 0.0, event.time_s)
-            self.parameters = event.facts["parameters"]
-            if event.link is not None:
-                self.applied[event.link.name] = as_si(event.link)
-        elif isinstance(event, Step):
+    def __call__(self, event: Event) -> tuple[int, float, dict[str, float]] | None:
+        """Raises RunError at the first step after which two nodes hold different parameters. Returns step, time (s) and
+        metrics of an evaluation, where the event was the last that it took."""
+        if isinstance(event, Step):
             self._compare(event)
-        elif isinstance(event, Observation):
-            self._assemble(event)
-        elif isinstance(event, Finished):
-            self.parameters = event.parameters
+        return self._evaluate(event) if isinstance(event, Observation) else None
 
     def _compare(self, step: Step) -> None:
-        """Raises RunError at the first step after which two nodes hold different parameters."""
         known = self._fingerprints.setdefault(step.step, {})
         known[step.node] = step.fingerprint
         if len(set(known.values())) > 1:
@@ -276,30 +263,26 @@ class Observed:
         if len(known) == len(self._nodes):
             del self._fingerprints[step.step]
 
-    def _assemble(self, event: Observation) -> None:
+    def _evaluate(self, event: Observation) -> tuple[int, float, dict[str, float]] | None:
         strips = self._observations.setdefault(event.step, {})
         strips[event.rank] = event
         if len(strips) < len(self._nodes):
-            return
+            return None
         del self._observations[event.step]
         self._last = {
             name: np.concatenate([strips[rank].arrays[name] for rank in range(len(self._nodes))])
             for name in event.arrays
         }
-        time_s = max(strip.time_s for strip in strips.values())
         self._untrained = self._untrained or self._last
         experiment = self._experiment
-        self.metrics = detection.evaluate(
+        metrics = detection.evaluate(
             self._last,
             experiment.scene.mask,
             experiment.prior.used,
             controls=experiment.controls,
             untrained=self._untrained,
         )
-        self.evaluations.append({"step": event.step, "time_s": time_s, "auc": self.metrics["auc"]})
-        goal = experiment.topology.training.goal
-        if goal is not None and self.time_to_goal is None and self.metrics["auc"] >= goal:
-            self.time_to_goal = time_s
+        return event.step, max(strip.time_s for strip in strips.values()), metrics
 
     def maps(self) -> dict[str, NDArray[Any]]:
         """Full-scene maps (H, W), for figures."""
@@ -317,7 +300,7 @@ class Observed:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """A request to terminate ends a run as an interrupt from the keyboard does."""
+    """A request to terminate, or a terminal that goes away, ends a run as an interrupt from the keyboard does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -325,11 +308,14 @@ def interruptible() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # A hang-up that is ignored already, as under nohup, stays ignored.
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _scene_settings(topology: Topology) -> SceneSettings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,71 +15,66 @@ from node_agent.plain import plain
 
 
 def summarise(
-    run: Run,
-    *,
-    seed: int,
-    links_imposed: str,
-    compressor: Mapping[str, Any],
-    workload: Any,
-    wall_s: float,
-    metrics: Mapping[str, float | None],
-    bytes_dense: Mapping[str, int] | None = None,
-    applied: Mapping[str, Mapping[str, Any]] | None = None,
-    parameters: int | None = None,
-    time_to_target_s: float | None = None,
-    error: str | None = None,
+    run: Run, *, wall_s: float | None = None, status: str = "finished", error: str | None = None
 ) -> dict[str, Any]:
-    """The content of summary.json, computed from what a closed run folder holds.
+    """The content of summary.json, from what a run folder holds.
 
     Args:
-        run: the folder as read; its configuration gives name, nodes, clock and what was asked of the links.
-        links_imposed: what imposed the links, "userspace" or "netns".
-        compressor: its name and settings.
-        workload: its name, or its name and settings.
-        wall_s: how long the run took on the host.
-        metrics: of the trained model; the last step's mean `loss` is added.
-        bytes_dense: per node, what the same steps would have sent uncompressed.
-        applied: per directed link ("a->b"), the settings read back from what imposes it.
-        parameters: number of trained values, for a run that did not finish.
-        time_to_target_s: when the metric first reached its target.
-        error: why the run failed, on one line; None: it finished.
+        run: the folder as read.
+        wall_s: how long the run took on the host, s; None: nobody was there at its end.
+        status: finished; failed or interrupted, with an `error` of one line; or killed.
 
     A value that was not measured is None; so is a number that is not finite.
     """
     steps, nodes = run.steps, run.nodes
+    topology = run.config.get("topology", {})
+    training = topology.get("training", {})
     rows = {node: run.of_node(node) for node in nodes}
     finished = run.events_of("finished")
-    setup = {event["node"]: Sent(**event["sent"]) for event in run.events_of("started")}
+    started = {event["node"]: event for event in run.events_of("started")}
+    evaluations = run.events_of("evaluation")
+    last = evaluations[-1] if evaluations else {"step": None, "metrics": {}}
     sent = {node: int(rows[node]["bytes_sent"].sum()) for node in nodes}
+    dense = {node: len(rows[node]["step"]) * event["dense_step_bytes"] for node, event in started.items()}
+    parameters = next((event["facts"].get("parameters") for event in started.values()), None)
     values = int(steps["values_sent"].sum())
-    time_s = max((event["time_s"] for event in finished), default=_last(steps["time_s"]))
-    parameters = finished[0]["parameters"] if finished else parameters
     durations = steps["duration_s"]
-    last = [rows[node]["loss"][-1] for node in nodes if len(rows[node]["loss"])]
+    losses = [rows[node]["loss"][-1] for node in nodes if len(rows[node]["loss"])]
     digests = {event["params_sha256"] for event in finished}
     agree = _agree(run, len(finished), digests)
     summary = {
-        "status": "finished" if error is None else "failed",
+        "status": status,
         "error": error,
         "name": run.name,
-        "seed": seed,
+        "seed": topology.get("seed"),
         "nodes": nodes,
         "clock": run.config.get("clock"),
-        "links_imposed": links_imposed,
-        "compressor": dict(compressor),
-        "workload": workload,
+        "links_imposed": topology.get("emulation", {}).get("links"),
+        "compressor": run.config.get("compressor"),
+        "workload": training.get("workload"),
+        "scene": run.config.get("scene"),
+        "prior": run.config.get("prior"),
+        "scored": run.config.get("scored"),
+        "mended": _mended([event["facts"] for event in started.values()]),
         "steps": min((len(rows[node]["step"]) for node in nodes), default=0),
-        "time_s": time_s,
+        "time_s": max((event["time_s"] for event in finished), default=_last(steps["time_s"])),
         "wall_s": wall_s,
-        "time_to_target_s": time_to_target_s,
-        "metrics": {"loss": float(np.mean(last)) if last else None, **metrics},
+        "setup_s": max((event["time_s"] for event in started.values()), default=None),
+        "time_to_target_s": _time_to(training.get("goal"), evaluations),
+        "metrics": {"loss": float(np.mean(losses)) if losses else None, **last["metrics"]},
+        "metrics_step": last["step"],
+        "evaluations": [
+            {"step": one["step"], "time_s": one["time_s"], "auc": one["metrics"]["auc"]} for one in evaluations
+        ],
         "bytes_sent": sent,
         "bytes_retransmitted": {
             source: int(np.nansum(run.of_link(source, target)["retransmitted_bytes"])) for source, target in run.ring
         },
-        "bytes_setup": {node: setup[node].message_bytes if node in setup else None for node in nodes},
-        "bytes_dense": dict(bytes_dense) if bytes_dense is not None else None,
-        "ratio_wire": _ratio(sum(bytes_dense.values()) if bytes_dense else None, sum(sent.values())),
+        "bytes_setup": {
+            node: Sent(**started[node]["sent"]).message_bytes if node in started else None for node in nodes
+        },
+        "bytes_dense": dense or None,
+        "ratio_wire": _ratio(sum(dense.values()) if dense else None, sum(sent.values())),
         "ratio_values": _ratio(parameters * len(steps["step"]) if parameters else None, values),
         "parameters": parameters,
         "step_time_s": {
@@ -96,14 +91,36 @@ def summarise(
     for source, target in run.ring:
         name, link = f"{source}->{target}", run.of_link(source, target)
         summary["link_utilisation"][name] = _ratio(float(link["busy_s"].sum()), _last(link["time_s"]))
-        asked = run.link_settings.get((source, target))
+        asked, applied = run.link_settings.get((source, target)), started.get(source, {}).get("link")
         summary["links"][name] = {
             "requested": as_si(asked) if asked else None,
-            "applied": dict(applied[name]) if applied and name in applied else None,
+            "applied": as_si(LinkSettings.model_validate(applied)) if applied else None,
             "measured": measured(link),
         }
     content: dict[str, Any] = plain(summary)
     return content
+
+
+def of(run: Run) -> dict[str, Any]:
+    """A run's summary; of one that was killed before it could write its own, made from what it left."""
+    return run.summary or summarise(run, status="killed")
+
+
+def _time_to(goal: float | None, evaluations: Sequence[Mapping[str, Any]]) -> float | None:
+    for evaluation in evaluations:
+        auc = evaluation["metrics"]["auc"]
+        if goal is not None and auc is not None and auc >= goal:
+            return float(evaluation["time_s"])
+    return None
+
+
+def _mended(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What had to be mended in the scene: bands left out, and over all strips the values that were interpolated or
+    clipped at zero and the pixels without any value."""
+    if not facts or "bands_dropped" not in facts[0]:
+        return None
+    counts = {name: sum(strip[name] for strip in facts) for name in ("non_finite", "negative", "empty_pixels")}
+    return {"bands_dropped": facts[0]["bands_dropped"], **counts}
 
 
 def measured(link: Columns) -> dict[str, float | None]:

@@ -127,6 +127,7 @@ class Fault:
     error: str
     """one line, for people"""
     traceback: str
+    """empty where the line says it all"""
     neighbour_lost: bool = False
     """whether this is the consequence of another node's or the link's failure"""
 

@@ -75,8 +75,8 @@ class LinkModel:
         ended = through_windows(s.schedule, ready, busy)
         if ended is None:
             raise LinkError(
-                f"link {s.name}: a message ready at {ready:.3f} s cannot be sent, the last contact window "
-                f"ends at {s.schedule[-1].end if s.schedule else 0.0:.3f} s"
+                f"link {s.name}: a message of {nbytes} bytes, ready at {ready:.3f} s, needs {busy:.3f} s of contact, "
+                f"more than is left: the last contact window ends at {s.schedule[-1].end if s.schedule else 0.0:.3f} s"
             )
         delay = s.delay + rounds * 2 * s.delay
         if s.jitter:

@@ -25,11 +25,16 @@ from node_agent.link_model import ConnectionLost, LinkError, LinkModel
 from node_agent.ring import Ring
 from node_agent.telemetry.process import Telemetry
 from node_agent.transport import Channel, FramePool, Handshake
-from node_agent.workloads.background import BackgroundLearning
+from node_agent.workloads.background import BackgroundError, BackgroundLearning
 from node_agent.workloads.base import Workload
+from node_agent.workloads.formats import SceneError
 
 ASIDE, RING, BARE = 0, 1, 2
 """tags: what passes by the links, the messages of the ring, and those of a bare one"""
+
+
+FOR_PEOPLE = (LinkError, SceneError, BackgroundError, GradientError)
+"""errors whose message says all that there is to say"""
 
 
 def run(job: Job, emit: Emit) -> None:
@@ -41,15 +46,14 @@ def run(job: Job, emit: Emit) -> None:
         _train(job, emit)
     except Exception as error:  # the boundary of the process: whatever it was, the controller hears of it
         lost = isinstance(error, ConnectionLost)
-        emit(events.Fault(job.rank, job.node, _one_line(error), traceback.format_exc(), lost))
+        trace = "" if isinstance(error, FOR_PEOPLE) else traceback.format_exc()
+        emit(events.Fault(job.rank, job.node, _one_line(error), trace, lost))
 
 
 def _one_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     first = text[0] if text else ""
-    return (
-        first if isinstance(error, (LinkError, ValueError, OSError)) and first else f"{type(error).__name__}: {first}"
-    )
+    return first if first and isinstance(error, (*FOR_PEOPLE, OSError)) else f"{type(error).__name__}: {first}"
 
 
 def _train(job: Job, emit: Emit) -> None:

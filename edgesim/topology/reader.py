@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from types import NoneType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -19,18 +19,19 @@ from edgesim.topology.schema import Topology
 from edgesim.topology.source import Keys, Source, read_text
 from node_agent.compression.settings import CATALOGUE, CompressorSettings
 
-__all__ = ["TopologyError", "read"]
+__all__ = ["TopologyError", "place_of", "read"]
 
 
-def read(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Topology:
+def read(
+    path: str | PathLike[str], overrides: Sequence[str] = (), typed: Mapping[str, str] = MappingProxyType({})
+) -> Topology:
     """The topology of a file, after `--set` options ("training.steps=100", "links.0.rate=1 Mbit/s").
 
-    Raises TopologyError with every problem found.
+    `typed` tells what the user wrote instead, of overrides that other options stand for. Raises TopologyError with
+    every problem found.
     """
     file = Path(path)
-    source = Source(read_text(file), str(path))
-    for override in overrides:
-        source.set(override)
+    source = _source(file, overrides, typed)
     data = {"name": _name_of(file), **source.data}
     found = list(source.problems)
     try:
@@ -40,6 +41,18 @@ def read(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Topology:
     if found:
         raise TopologyError([problem for _, problem in sorted(found, key=lambda entry: entry[0])])
     return topology
+
+
+def place_of(path: str | PathLike[str], overrides: Sequence[str], *keys: str) -> str:
+    """Where a value of a topology that could be read was set: file:line, or the option that set it."""
+    return _source(Path(path), overrides, {}).place(keys)[1]
+
+
+def _source(file: Path, overrides: Sequence[str], typed: Mapping[str, str]) -> Source:
+    source = Source(read_text(file), str(file))
+    for override in overrides:
+        source.set(override, typed.get(override))
+    return source
 
 
 def _name_of(file: Path) -> str:
@@ -84,7 +97,8 @@ def _refusal(detail: ErrorDetails, section: Any) -> Refusal:
     *above, last = detail["loc"]
     value = detail["input"]
     if isinstance(last, int):
-        element = get_args(_fields(above[:-1], section)[str(above[-1])].annotation)[0]
+        (listing,) = _alternatives(_fields(above[:-1], section)[str(above[-1])].annotation)
+        element = get_args(listing)[0]
         annotation, metadata, description = element, [*get_args(element)[1:]], ""
     else:
         fields = _fields(above, section)

@@ -52,7 +52,9 @@ def _without_default(schema: dict[str, Any]) -> None:
 
 
 class NodeProperties(Section):
-    device: Name = Field(default="host", description="device profile of the node")
+    device: Name = Field(
+        default="host", description="kind of board, recorded with the run; its speed is compute_factor"
+    )
     compute_factor: float = Field(
         default=1.0,
         gt=0,

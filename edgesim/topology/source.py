@@ -59,9 +59,13 @@ class Source:
             keys = keys[:-1]
         return self._places[keys]
 
-    def set(self, option: str) -> None:
-        """Apply one `path=value`: the path as in `links.0.rate`, the value as YAML. Raises TopologyError."""
-        place = f"--set {option if option.isprintable() else shown(option)}"
+    def set(self, option: str, typed: str | None = None) -> None:
+        """Apply one `path=value`: the path as in `links.0.rate`, the value as YAML. Raises TopologyError.
+
+        `typed` is what the user wrote, where that was not `--set option`.
+        """
+        typed = f"--set {option}" if typed is None else typed
+        place = typed if typed.isprintable() else shown(typed)
         path, equals, text = option.partition("=")
         path = path.strip()
         keys = tuple(int(key) if key.isdecimal() else key for key in path.split("."))

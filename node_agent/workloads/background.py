@@ -103,8 +103,9 @@ class BackgroundLearning(Workload):
         background = np.flatnonzero((self._coarse <= settings.coarse_threshold) & ~cleaned.empty.ravel())
         if not background.size:
             raise BackgroundError(
-                f"lines {settings.lines[0]}..{settings.lines[1]} of {scene.name} hold no background: no coarse score "
-                f"is up to coarse_threshold {settings.coarse_threshold:g}, the least is {self._coarse.min():.3g}"
+                f"lines {settings.lines[0]}..{settings.lines[1]} of {scene.name} hold no background: no pixel's score "
+                f"by the coarse detector (CEM) is at most {settings.coarse_threshold:g}, the least is "
+                f"{self._coarse.min():.3g}"
             )
         self._background = torch.from_numpy(background)
         self._pixels = torch.from_numpy(pixels).sub_(low).mul_(2 / (high - low)).sub_(1)

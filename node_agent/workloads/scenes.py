@@ -246,6 +246,7 @@ def _find(name: str, folders: Sequence[Path] | None) -> Path | None:
         return scenes[name]
     raise SceneError(
         f"scene: found {name!r}, allowed a file ({', '.join(sorted(READERS))}) or one of {', '.join(sorted(scenes))}"
+        f" (looked up in {', '.join(map(str, default_folders() if folders is None else folders))})"
         + _did_you_mean(name, scenes)
     )
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -48,8 +49,82 @@ def test_a_bad_file_is_refused_with_file_line_and_field(tmp_path: Path) -> None:
 def test_netns_links_are_refused_and_not_approximated(write_topology: Write) -> None:
     code, _, errors = edgesim("run", write_topology(2), "--links", "netns")
     assert code == 2
-    assert "--set emulation.links" in errors
+    assert "--links netns: emulation.links: found 'netns'" in errors
     assert "allowed userspace" in errors
+
+
+def test_options_are_refused_in_the_words_that_were_typed(write_topology: Write) -> None:
+    for typed, expected in (
+        (("--compressor", "gccc"), "--compressor gccc: training.compressor: found 'gccc'"),
+        (("--seed", "-1"), "--seed -1: seed: found -1"),
+        (("--clock", "sun"), "--clock sun: emulation.clock: found 'sun'"),
+        (("--set", "training.stepz=3"), "--set training.stepz=3: training.stepz: found an unknown key"),
+    ):
+        code, _, errors = edgesim("run", write_topology(2), *typed)
+        assert code == 2
+        assert errors.startswith(expected)
+        assert len(errors.splitlines()) == 1
+
+
+def test_a_setting_of_the_compressor_that_an_option_names_is_kept(write_topology: Write, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ("--compressor", "gcc", "--set", "training.compressor.density=0.25", "--set", "training.steps=1")
+    code, _, errors = edgesim("run", write_topology(1), *options, "--out", out, "--no-figures")
+    assert code == 0, errors
+    assert json.loads((out / "summary.json").read_text())["compressor"]["density"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("scene: /no/such/scene.mat", "/no/such/scene.mat: no such file"),
+        ("target: corn-nothing", "target: found 'corn-nothing'"),
+        ("mask: nope", "mask: found 'nope'"),
+    ],
+)
+def test_what_is_wrong_with_a_scene_is_said_at_its_place(line: str, expected: str, tmp_path: Path) -> None:
+    file = tmp_path / "scene.yaml"
+    scene = "" if line.startswith("scene") else "  scene: indian-pines\n"
+    file.write_text(f"nodes: [a]\ntraining:\n{scene}  {line}\n")
+    for verb in ("validate", "run"):
+        code, output, errors = edgesim(verb, file)
+        assert code == 2
+        assert errors.startswith(f"{file}:3: training.scene: ")
+        assert expected in errors
+        assert len(errors.splitlines()) == 1
+        assert not output
+    code, output, _ = edgesim("validate", file, "--json")
+    assert code == 2
+    found = json.loads(output)
+    assert found["valid"] is False
+    assert expected in found["problems"][0]
+
+
+def test_a_mask_that_shows_nothing_but_targets_is_refused(write_topology: Write, tmp_path: Path) -> None:
+    np.savez(tmp_path / "all.npz", data=np.random.default_rng(0).random((8, 9, 12)), map=np.ones((8, 9)))
+    code, _, errors = edgesim("run", write_topology(2), "--set", f"training.scene={tmp_path / 'all.npz'}")
+    assert code == 2
+    assert "found 62 targets among the 62 pixels to be scored, allowed both" in errors
+
+
+def test_a_taken_folder_is_refused_before_anything_is_said(write_topology: Write, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "steps.csv").write_text("mine")
+    (tmp_path / "file").write_text("")
+    for out, expected in (
+        ("taken", "already holds a run"),
+        ("file/run", "cannot create the run folder: Not a directory"),
+        ("file", "cannot create the run folder: File exists"),
+    ):
+        code, output, errors = edgesim("run", write_topology(1), "--out", tmp_path / out)
+        assert code == 2
+        assert expected in errors
+        assert len(errors.splitlines()) == 1
+        assert not output
+
+
+def test_the_version_is_told() -> None:
+    assert re.fullmatch(r"edgesim \d+\.\d+\.\d+\n", edgesim("--version")[1])
 
 
 @pytest.mark.parametrize("size", [0, 10, 1000, -10])

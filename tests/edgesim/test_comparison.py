@@ -14,6 +14,7 @@ from rich.console import Console
 from edgesim.comparison import CONTROLS, compressor_label, differences, labels, render, table, to_json
 from edgesim.results import Run, RunFolder, load
 from node_agent.compression.settings import CATALOGUE, GCCSettings, NoneSettings, NSISettings
+from node_agent.events import Received, Sent, Started, Step, StepParts
 
 METRICS = {
     "auc": 0.9987,
@@ -96,6 +97,7 @@ def test_rows_are_si(empty: Run) -> None:
             "run": "leo-ring-4-20310203-040506",
             "name": "leo-ring-4",
             "status": "finished",
+            "steps": 400,
             "compressor": "gcc density=0.5",
             "auc": 0.9987,
             "auc_residual": 0.9876,
@@ -106,6 +108,7 @@ def test_rows_are_si(empty: Run) -> None:
             "time_to_target_s": 12.25,
             "step_p50_s": 0.1562,
             "nodes_agree": True,
+            "mended": None,
         }
     ]
 
@@ -142,12 +145,65 @@ def test_runs_that_failed_or_were_killed_stand_in_the_table(empty: Run) -> None:
     failed = summed(empty, "failed-run", status="failed", nodes_agree=False, metrics={}, ratio_wire=None)
     text = text_of([failed, empty])
     assert "gcc density=0.5  failed" in text
+    assert "after 400 steps" in text
     assert "NO" in text
     killed = next(line for line in text.splitlines() if "killed" in line)
-    assert killed.split() == ["–", "killed", *["–"] * 9]
+    assert killed.split() == [
+        "–",
+        "killed",
+        "after",
+        "0",
+        "steps",
+        "–",
+        "–",
+        "0.00",
+        *["–"] * 2,
+        "0.00",
+        "s",
+        *["–"] * 3,
+    ]
     assert table([empty])[0]["auc"] is None
     known = replace(empty, config={**empty.config, "compressor": {"name": "topk", "density": 0.01}})
     assert "topk density=0.01  killed" in text_of([known])
+
+
+def test_what_a_killed_run_left_is_summed_up(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "killed")
+    topology = {"seed": 5, "emulation": {"links": "userspace"}, "training": {"workload": "background"}}
+    folder.write_config({"nodes": ["a"], "links": [], "compressor": {"name": "fp16"}, "topology": topology})
+    parts = StepParts(0.5, 0.0, 0.0, 0.0, 0.0)
+    folder.record(Started(0, "a", 1, {"parameters": 50}, Sent(), 0.0, 200))
+    for number in (1, 2, 3):
+        sent = Sent(1, 90, 10)
+        folder.record(Step(0, "a", number, 0.5 * number, 0.5, 0.1, parts, sent, Received(), 25, 7))
+    folder.record_evaluation(0, 0.0, {"auc": 0.75})
+    before = table([load(folder.path)])[0]
+    assert (before["status"], before["steps"], before["compressor"]) == ("killed", 3, "fp16")
+    assert (before["auc"], before["bytes_per_node"], before["time_s"], before["step_p50_s"]) == (None, 300, 1.5, 0.5)
+    assert (before["ratio_wire"], before["ratio_values"]) == (2.0, 2.0)
+    folder.record_evaluation(2, 1.0, {"auc": 0.875})
+    folder.close()
+    assert table([load(folder.path)])[0]["auc"] == 0.875
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80])
+def test_a_narrow_terminal_cuts_nothing(empty: Run, width: int) -> None:
+    text = text_of([summed(empty), summed(empty, compressor={"name": "none"}, time_s=1_742_848.0)], width)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    assert "…" not in text
+    unfolded = "".join(text.split())
+    for value in ("gccdensity=0.5", "0.9987", "1,742,848s", "156.2ms", "1.96×", "Agree"):
+        assert value in unfolded
+
+
+def test_what_was_mended_in_a_scene_is_said_once(empty: Run) -> None:
+    mended = {"bands_dropped": [3, 7], "non_finite": 1200, "negative": 0, "empty_pixels": 1}
+    runs = [summed(empty, compressor={"name": name}, mended=mended, scene="dirty: 9 × 9") for name in ("none", "gcc")]
+    line = (
+        "dirty: 2 bands without information left out, 1,200 missing values interpolated, "
+        "1 empty pixels left out of training"
+    )
+    assert text_of(runs, 140).count(line) == 1
 
 
 def test_controls_that_runs_share_are_said_once(empty: Run) -> None:

@@ -86,12 +86,20 @@ def make_run(
     ring = ring_links(names)
     folder = RunFolder.create(path)
     folder.write_topology("name: synthetic\n")
-    config = {"name": "synthetic", "nodes": names, "clock": "virtual"}
+    config = {
+        "name": "synthetic",
+        "nodes": names,
+        "clock": "virtual",
+        "compressor": compressor or {"name": "gcc", "error_feedback": True, "density": 0.5},
+        "topology": {"seed": seed, "emulation": {"links": "userspace"}, "training": {"workload": "background"}},
+    }
     folder.write_config({**config, "links": [link.model_dump() for link in links.values()]})
-    for rank, name in enumerate(names):
-        folder.record(Started(rank, name, pid=1000 + rank, facts={"bands": 200}, sent=Sent(3, 4000, 96)))
-    clock = 0.0
     total = 2 * (nodes - 1) * payload
+    for rank, name in enumerate(names):
+        folder.record(
+            Started(rank, name, 1000 + rank, {"parameters": 45_000}, Sent(3, 4000, 96), dense_step_bytes=2 * total)
+        )
+    clock = 0.0
     for step in range(1, steps + 1):
         busiest = max((8 * total / links[link].rate for link in ring), default=0.0)
         compute = rng.gamma(40, 0.0005, size=nodes) * (5 if step == 1 else 1)
@@ -119,23 +127,14 @@ def make_run(
     for rank, name in enumerate(names):
         folder.record(Telemetry(rank, name, clock, 93.0, 300 << 20, 9))
         folder.record(Finished(rank, name, clock, steps, "ab" * 32, 45_000))
-    folder.close()
     if shape:
         folder.write_maps(scene(np.random.default_rng(1), *shape, skill))
-    run = load(path)
-    areas = {name: roc_of(run, name)[2] for name in run.maps if name in DETECTORS}
-    folder.write_summary(
-        summarise(
-            run,
-            seed=seed,
-            links_imposed="userspace",
-            compressor=compressor or {"name": "gcc", "error_feedback": True, "density": 0.5},
-            workload="background",
-            wall_s=clock,
-            metrics={"auc" if name == "score" else f"auc_{name}": area for name, area in areas.items()},
-            bytes_dense=dict.fromkeys(names, 2 * total * steps),
-        )
-    )
+        run = load(path)
+        areas = {name: roc_of(run, name)[2] for name in run.maps if name in DETECTORS}
+        metrics = {"auc" if name == "score" else f"auc_{name}": area for name, area in areas.items()}
+        folder.record_evaluation(steps, clock, metrics)
+    folder.close()
+    folder.write_summary(summarise(load(path), wall_s=clock))
     return load(path)
 
 

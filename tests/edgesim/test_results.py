@@ -69,30 +69,37 @@ def new_folder(path: Path, nodes: str) -> RunFolder:
             "name": "test",
             "nodes": list(nodes),
             "clock": "virtual",
+            "compressor": {"name": "none"},
             "links": [link.model_dump() for link in links],
+            "topology": {
+                "seed": 7,
+                "emulation": {"links": "userspace"},
+                "training": {"workload": "background", "goal": 0.85},
+            },
         }
     )
     return folder
 
 
-def written(path: Path, nodes: str, events: list[Event]) -> Run:
+def written(path: Path, nodes: str, events: list[Event], evaluations: dict[int, float] | None = None) -> Run:
+    """A folder of these events, and of evaluations: AUC by step, every 0.4 s."""
     folder = new_folder(path, nodes)
     for event in events:
         folder.record(event)
+    for number, auc in (evaluations or {}).items():
+        folder.record_evaluation(number, 0.4 * number, {"auc": auc})
     folder.close()
     return load(path)
 
 
 def summary_of(run: Run, **changes: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "seed": 7,
-        "links_imposed": "userspace",
-        "compressor": {"name": "none"},
-        "workload": "background",
-        "wall_s": 3.0,
-        "metrics": {"auc": 0.9},
-    }
-    return summarise(run, **{**values, **changes})
+    return summarise(run, **{"wall_s": 3.0, **changes})
+
+
+def started(rank: int, rate: float = 1e5, parameters: int = 1000) -> Started:
+    link = LinkSettings(source="ab"[rank], target="ba"[rank], rate=rate, delay=0.005)
+    facts = {"parameters": parameters, "bands_dropped": [3], "non_finite": 2, "negative": rank, "empty_pixels": 0}
+    return Started(rank, "ab"[rank], 1, facts, Sent(1, 500, 12), 0.25 + rank, 2100, link)
 
 
 def test_what_is_recorded_is_read_back(tmp_path: Path) -> None:
@@ -222,19 +229,26 @@ def test_maps_survive(tmp_path: Path) -> None:
 
 def test_a_summary_by_hand(tmp_path: Path) -> None:
     """Two nodes, two steps: 1150 bytes a node and step, of which 100 were sent again."""
-    events: list[Event] = [Started(rank, "ab"[rank], 1, {}, Sent(1, 500, 12)) for rank in range(2)]
+    events: list[Event] = [started(0), started(1)]
     events += [step(rank, number) for number in (1, 2) for rank in range(2)]
     events += [Finished(rank, "ab"[rank], 0.8 + 0.1 * rank, 2, "ff" * 32, 1000) for rank in range(2)]
-    run = written(tmp_path, "ab", events)
-    applied = {"a->b": {"rate_bit_s": 1e5, "delay_s": 0.005, "loss": 0.0}}
-    summary = summary_of(run, bytes_dense={"a": 4200, "b": 4200}, applied=applied, time_to_target_s=0.4)
+    run = written(tmp_path, "ab", events, {0: 0.8, 1: 0.86, 2: 0.9})
+    summary = summary_of(run)
     assert summary["status"] == "finished"
     assert summary["error"] is None
     assert (summary["name"], summary["seed"], summary["nodes"]) == ("test", 7, ["a", "b"])
     assert (summary["clock"], summary["links_imposed"]) == ("virtual", "userspace")
     assert (summary["steps"], summary["time_s"], summary["wall_s"]) == (2, 0.9, 3.0)
     assert summary["time_to_target_s"] == 0.4
+    assert summary["setup_s"] == 1.25
     assert summary["metrics"] == {"loss": 0.5, "auc": 0.9}
+    assert summary["metrics_step"] == 2
+    assert summary["evaluations"] == [
+        {"step": 0, "time_s": 0, "auc": 0.8},
+        {"step": 1, "time_s": 0.4, "auc": 0.86},
+        {"step": 2, "time_s": 0.8, "auc": 0.9},
+    ]
+    assert summary["mended"] == {"bands_dropped": [3], "non_finite": 4, "negative": 1, "empty_pixels": 0}
     assert summary["bytes_sent"] == {"a": 2100, "b": 2100}
     assert summary["bytes_retransmitted"] == {"a": 200, "b": 200}
     assert summary["bytes_setup"] == {"a": 512, "b": 512}
@@ -253,9 +267,8 @@ def test_a_summary_by_hand(tmp_path: Path) -> None:
         "loss": 0.0,
         "schedule": None,
     }
-    assert link["applied"] == applied["a->b"]
+    assert link["applied"] == link["requested"]
     assert link["measured"] == pytest.approx({"rate_bit_s": 8e4, "delay_s": 0.005, "loss": 100 / 1150})
-    assert summary["links"]["b->a"]["applied"] is None
     assert summary["energy_j"] is None
     assert summary["params_sha256"] == "ff" * 32
     assert summary["nodes_agree"] is True
@@ -264,8 +277,9 @@ def test_a_summary_by_hand(tmp_path: Path) -> None:
 def test_the_summary_is_strict_json_whatever_was_measured(tmp_path: Path) -> None:
     folder = new_folder(tmp_path, "ab")
     folder.record(step(0, 1, loss=math.inf))
+    folder.record_evaluation(1, 0.4, {"auc": math.nan, "auc_rx": np.float32(0.5)})
     folder.close()
-    folder.write_summary(summary_of(load(tmp_path), metrics={"auc": math.nan, "auc_rx": np.float32(0.5)}))
+    folder.write_summary(summary_of(load(tmp_path)))
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
@@ -276,21 +290,23 @@ def test_the_summary_is_strict_json_whatever_was_measured(tmp_path: Path) -> Non
 
 
 def test_a_failed_run_is_summed_up_to_where_it_came(tmp_path: Path) -> None:
-    events: list[Event] = [step(0, 1), step(1, 1), step(0, 2), Fault(1, "b", "MemoryError", "…")]
-    summary = summary_of(written(tmp_path, "ab", events), metrics={}, error="node b: MemoryError", parameters=500)
+    events: list[Event] = [started(0, parameters=500), step(0, 1), step(1, 1), step(0, 2)]
+    events += [Fault(1, "b", "MemoryError", "…")]
+    summary = summary_of(written(tmp_path, "ab", events), status="failed", error="node b: MemoryError")
     assert summary["status"] == "failed"
     assert summary["error"] == "node b: MemoryError"
     assert summary["steps"] == 1
     assert summary["time_s"] == 0.8
     assert summary["bytes_sent"] == {"a": 2100, "b": 1050}
-    assert summary["bytes_setup"] == {"a": None, "b": None}
+    assert summary["bytes_setup"] == {"a": 512, "b": None}
+    assert summary["links"]["b->a"]["applied"] is None
     assert summary["ratio_values"] == 2.0
     assert summary["nodes_agree"] is None
     assert summary["params_sha256"] is None
 
 
 def test_a_run_without_any_step_is_summed_up(tmp_path: Path) -> None:
-    summary = summary_of(written(tmp_path, "ab", []), metrics={}, error="no node started")
+    summary = summary_of(written(tmp_path, "ab", []), status="failed", error="no node started")
     assert summary["steps"] == 0
     assert summary["time_s"] == 0
     assert summary["step_time_s"]["p50"] is None

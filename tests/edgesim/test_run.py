@@ -130,8 +130,9 @@ def test_several_compressors_are_compared_on_the_same_links(write_topology: Writ
     again = edgesim("run", write_topology(2), "--out", out / "1-none")
     assert again.returncode == 2
     assert "already holds a run" in again.stderr
-    table = edgesim("compare", out / "1-none", out / "2-topk", "--out", tmp_path / "figures")
+    table = edgesim("compare", out, "--out", tmp_path / "figures")
     assert table.returncode == 0, table.stderr
+    assert "topk density=0.01" in table.stdout
     assert (tmp_path / "figures" / "roc.png").exists()
 
 
@@ -242,7 +243,7 @@ def test_an_interrupt_from_the_terminal_is_clean_from_the_first_moment(
     assert "Traceback" not in errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_ends_cleanly_and_keeps_what_was_measured(running: Any, number: int) -> None:
     process, out, pids = running
     process.send_signal(number)
@@ -251,7 +252,7 @@ def test_an_interrupt_ends_cleanly_and_keeps_what_was_measured(running: Any, num
     assert "interrupted" in errors
     assert "Traceback" not in errors
     assert_gone(list(pids.values()))
-    assert summary(out)["status"] == "failed"
+    assert summary(out)["status"] == "interrupted"
     assert load(out).steps["step"].max() >= 3
 
 
@@ -261,15 +262,50 @@ def test_nodes_do_not_outlive_a_controller_that_was_killed(running: Any) -> None
     process.communicate()
     assert_gone(list(pids.values()))
     run = load(out)
-    assert run.summary is None or run.summary.get("status") != "finished"
+    assert run.summary == {}
     assert run.steps["step"].max() >= 3
+    table = edgesim("compare", out)
+    assert table.returncode == 0, table.stderr
+    assert "none  killed" in table.stdout
+    assert json.loads(edgesim("compare", out, "--json").stdout)["runs"][0]["bytes_per_node"] > 0
+
+
+def test_a_run_goes_on_when_nobody_reads_its_output_any_more(write_topology: Write, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command("run", write_topology(2), "--out", tmp_path / "run", "--set", "training.steps=60", "--no-figures"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert summary(tmp_path / "run")["status"] == "finished"
+
+
+def test_a_full_disk_under_its_output_does_not_end_a_run(write_topology: Write, tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command("run", write_topology(1), "--out", tmp_path / "run", "--no-figures"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 1
+    unwritten = "the output cannot be written: No space left on device"
+    assert done.stderr == f"edgesim: {unwritten}; the run is in {tmp_path / 'run'}\n"
+    assert summary(tmp_path / "run")["status"] == "finished"
 
 
 def test_a_contact_that_never_comes_again_is_one_clear_error(write_topology: Write, tmp_path: Path) -> None:
     file = write_topology(2, links="{rate: 1 Mbit/s, schedule: [{from: 0 s, to: 2 s}]}")
     done = edgesim("run", file, "--out", tmp_path / "run", "--set", "training.steps=500")
     assert done.returncode == 1
-    assert "cannot be sent, the last contact window ends at 2.000 s" in done.stderr
+    assert "more than is left: the last contact window ends at 2.000 s" in done.stderr
+    assert "Traceback" not in done.stderr
     assert summary(tmp_path / "run")["status"] == "failed"
     assert summary(tmp_path / "run")["steps"] > 3
 
