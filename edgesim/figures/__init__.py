@@ -60,13 +60,13 @@ def draw_overlays(runs: Sequence[Run], folder: str | Path) -> list[Path]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all.
+    """Write a figure as PNG, cropped to what is drawn, whole or not at all.
 
     Raises:
         RunFolderError: the file cannot be written.
     """
     content = io.BytesIO()
-    figure.savefig(content, format="png")
+    figure.savefig(content, format="png", bbox_inches="tight", pad_inches="layout")
     write_atomically(path, content.getvalue())
 
 

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from sklearn.metrics import auc, roc_curve
 
-from edgesim.figures.style import FAINT, WIDTH, NotDrawable, blank, paper
+from edgesim.figures.style import FAINT, INK, WIDTH, NotDrawable, blank, legend, paper
 from edgesim.results import Run
 
 DETECTORS = {
@@ -25,16 +25,29 @@ DETECTORS = {
 }
 """The maps whose curves are drawn, the run's own first, and what they are called."""
 
-_LINES: dict[str, dict[str, Any]] = {
-    "score": {"color": "#0072B2", "lw": 2.0},
-    "untrained": {"color": "#56B4E9", "ls": "--"},
-    "rx": {"color": "#E69F00"},
-    "ace": {"color": "#009E73"},
-    "cem": {"color": "#CC79A7"},
-    "brightness": {"color": "#4D4D4D", "ls": ":"},
+CONTROLS = tuple(name for name in DETECTORS if name != "score")
+"""Those that are not trained."""
+
+LINE_STYLES: dict[str, Any] = {
+    "score": "-",
+    "untrained": "--",
+    "rx": "-.",
+    "ace": (0, (6, 1, 1, 1, 1, 1)),
+    "cem": (0, (8, 2)),
+    "brightness": ":",
+}
+"""Each of its own, to be told apart where there is no colour."""
+
+_COLOURS = {
+    "score": "#0072B2",
+    "untrained": "#56B4E9",
+    "rx": "#E69F00",
+    "ace": "#009E73",
+    "cem": "#CC79A7",
+    "brightness": "#4D4D4D",
 }
 
-_BACKGROUND, _UNSCORED, _PRIOR, _TARGET = "#EDEDED", "#BDBDBD", "#56B4E9", "#D55E00"
+_KINDS = {"background": "#EDEDED", "not scored": "#BDBDBD", "target, prior": "#56B4E9", "target": "#D55E00"}
 
 
 @paper
@@ -43,16 +56,16 @@ def roc(run: Run) -> Figure:
     figure = blank(WIDTH, 3.2)
     linear, logarithmic = figure.subplots(1, 2, sharey=True)
     drawn = [name for name in DETECTORS if name in run.maps]
-    for name in reversed(drawn):
+    for place, name in enumerate(drawn):
         false_alarms, detections, area = roc_of(run, name)
+        style = {"color": _COLOURS[name], "ls": LINE_STYLES[name], "lw": 2.0 if name == "score" else 1.3}
         for axes in (linear, logarithmic):
             label = f"{DETECTORS[name]} ({area:.4f})"
-            axes.plot(false_alarms, detections, label=label, solid_capstyle="butt", **_LINES[name])
+            axes.plot(false_alarms, detections, label=label, zorder=3 - 0.1 * place, solid_capstyle="butt", **style)
     if not drawn:
         raise NotDrawable(f"{run.name}: no detection map was written")
     finish_roc(linear, logarithmic, negatives(run))
-    handles, labels = linear.get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncols=3, title="Area under the curve")
+    legend(figure, linear.get_legend_handles_labels()[0], title="Area under the curve")
     return figure
 
 
@@ -81,7 +94,7 @@ def finish_roc(linear: Axes, logarithmic: Axes, background: int) -> None:
     """Axes of a curve drawn twice: whole, and from the rate of a single false alarm among `background` pixels."""
     chance = np.geomspace(1 / background, 1, 100)
     for axes in (linear, logarithmic):
-        axes.plot(chance, chance, color=FAINT, lw=0.8, zorder=0)
+        axes.plot(chance, chance, color=FAINT, lw=0.8, zorder=0, label="chance")
         axes.set_xlabel("False-alarm rate")
         axes.grid(True)
         axes.set_ylim(-0.02, 1.02)
@@ -109,23 +122,46 @@ def detection_map(run: Run) -> Figure:
     colour.imshow(run.maps["rgb"], interpolation="nearest")
     colour.set_title("False colour", loc="left")
     kinds = np.where(target, np.where(scored, 3, 2), np.where(scored, 0, 1))
-    palette = (_BACKGROUND, _UNSCORED, _PRIOR, _TARGET)
-    truth.imshow(kinds, cmap=ListedColormap(palette), vmin=0, vmax=3, interpolation="nearest")
+    _show_kinds(truth, kinds)
+    _magnify(truth, kinds, target & ~scored)
     truth.set_title("Truth", loc="left")
-    names = ("background", "not scored", "target, prior", "target")
-    handles = [
-        Patch(color=shade, label=name)
-        for kind, (name, shade) in enumerate(zip(names, palette, strict=True))
-        if (kinds == kind).any()
-    ]
+    handles = [Patch(color=shade, label=name) for kind, (name, shade) in enumerate(_KINDS.items()) if kind in kinds]
     low, high = np.nanpercentile(score, [0.5, 99.9])
     image = found.imshow(score, cmap="magma", vmin=low, vmax=high, interpolation="nearest")
     found.set_title("Score", loc="left")
     bar = found.inset_axes((1.03, 0, 0.05 if beside else 0.02, 1))
-    figure.colorbar(image, cax=bar, extend="both", extendfrac=0.03)
+    figure.colorbar(image, cax=bar, extend="both", extendfrac=0.03, label="Detection score")
     for panel in axes:
         panel.set_xticks([])
         panel.set_yticks([])
         panel.spines[:].set_visible(False)
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handlelength=1)
+    legend(figure, handles, "lower")
     return figure
+
+
+def _show_kinds(axes: Axes, kinds: NDArray[Any]) -> None:
+    axes.imshow(
+        kinds, cmap=ListedColormap(list(_KINDS.values())), vmin=0, vmax=len(_KINDS) - 1, interpolation="nearest"
+    )
+
+
+def _magnify(axes: Axes, kinds: NDArray[Any], wanted: NDArray[np.bool_]) -> None:
+    """Where the `wanted` pixels lie so close that they would hardly be seen: their surroundings once more, in the
+    corner of the panel that has the least to show."""
+    if not wanted.any():
+        return
+    lines, samples = kinds.shape
+    places = np.argwhere(wanted)
+    line, sample = (places.min(axis=0) + places.max(axis=0)) / 2
+    reach = np.ptp(places, axis=0).max() / 2 + 3
+    side = int(0.45 * min(lines, samples))
+    if side < 4 * reach:
+        return
+    corners = [(top, left) for top in (0, lines - side) for left in (0, samples - side)]
+    shown = {(top, left): np.count_nonzero(kinds[top : top + side, left : left + side]) for top, left in corners}
+    top, left = min(corners, key=lambda corner: shown[corner])
+    inset = axes.inset_axes((left / samples, 1 - (top + side) / lines, side / samples, side / lines))
+    _show_kinds(inset, kinds)
+    inset.set(xlim=(sample - reach, sample + reach), ylim=(line + reach, line - reach), xticks=[], yticks=[])
+    inset.spines[:].set_visible(True)
+    axes.indicate_inset((sample - reach, line - reach, 2 * reach, 2 * reach), edgecolor=INK, alpha=1, lw=0.6)

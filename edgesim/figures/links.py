@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from edgesim import summary
 from edgesim.figures import series
-from edgesim.figures.style import FAINT, REFERENCE, NotDrawable, colours, panels, paper, unit
+from edgesim.figures.style import FAINT, REFERENCE, NotDrawable, colours, legend, panels, paper, unit
 from edgesim.results import Columns, Run
-from edgesim.summary import measured
 from node_agent.job import LinkSettings
 
 _MOST = 150
@@ -28,34 +30,33 @@ def throughput(run: Run) -> Figure:
     what was configured."""
     links = _links(run)
     settings = run.link_settings
+    end = _end(links)
+    closed = {name: _closed(run, settings.get(name), end) for name in links}
     curves = {name: _throughput(rows) for name, rows in links.items()}
     tops = {
         name: max(_largest(carried), _largest(burst), _rate(settings.get(name)))
         for name, (_, carried, burst) in curves.items()
     }
     size, symbol = unit("rate", max(tops.values()))
-    clock, second = unit("clock", max(float(edges[-1]) for edges, _, _ in curves.values()))
+    clock, second = unit("clock", end)
     alike = max(tops.values()) <= 3 * min(tops.values())
-    figure, axes = panels(len(links), height=1.55, share_y=alike)
+    figure, axes = panels(_titles(links), height=1.55, share_y=alike)
     colour = colours(run.nodes)
     for panel, (name, (edges, carried, burst)) in zip(axes, curves.items(), strict=True):
         asked = settings.get(name)
-        end = float(edges[-1]) / clock
-        _hatch_closed(panel, asked, end, clock)
-        _title(panel, name)
+        _time_axis(panel, closed[name], end, clock)
         panel.stairs(carried / size, edges / clock, fill=True, color=colour[name[0]], alpha=0.35, lw=0)
         middles = (edges[1:] + edges[:-1]) / 2
         panel.plot(middles / clock, burst / size, ".", ms=_dot(burst), color=colour[name[0]])
         if asked and asked.rate:
             panel.axhline(asked.rate / size, color=REFERENCE, ls="--", lw=1)
-        panel.set_xlim(0, end)
         panel.set_ylim(0, 1.15 * (max(tops.values()) if alike else tops[name]) / size or 1.0)
-    handles: list[Any] = [
-        Line2D([], [], color=REFERENCE, ls="--", lw=1, label="configured"),
-        Line2D([], [], color=REFERENCE, ls="", marker=".", ms=5, label="measured, back-to-back messages"),
-        Patch(color=REFERENCE, alpha=0.35, lw=0, label="carried on average"),
-    ]
-    _finish(figure, handles, settings, f"Time ({second})", f"Rate ({symbol})")
+    handles: list[Artist] = [Patch(color=REFERENCE, alpha=0.35, lw=0, label="carried on average")]
+    if any(np.isfinite(burst).any() for _, _, burst in curves.values()):
+        handles.insert(0, _dots("measured, back-to-back messages"))
+    if any(_rate(settings.get(name)) for name in links):
+        handles.insert(0, _dashes("configured"))
+    _finish(figure, handles, any(closed.values()), f"Time ({second})", f"Rate ({symbol})")
     return figure
 
 
@@ -64,38 +65,36 @@ def delay(run: Run) -> Figure:
     """One-way delay of the messages on each directed link over time, and the configured delay and jitter."""
     links = _links(run)
     settings = run.link_settings
+    end = _end(links)
+    closed = {name: _closed(run, settings.get(name), end) for name in links}
     curves = {name: _delay(rows) for name, rows in links.items()}
     if not any(np.isfinite(delays).any() for _, delays in curves.values()):
         raise NotDrawable(f"{run.name}: no delay was measured on any link")
     asked_most = max((asked.delay for asked in settings.values()), default=0.0)
     size, symbol = unit("duration", max(asked_most, *(_largest(delays) for _, delays in curves.values())))
-    clock, second = unit("clock", max(float(rows["time_s"][-1]) for rows in links.values()))
-    figure, axes = panels(len(links), height=1.55)
+    clock, second = unit("clock", end)
+    means = [summary.measured(rows)["delay_s"] for rows in links.values()]
+    notes = [f"mean {f'{mean / size:#.4g}'.rstrip('.')} {symbol}" if mean is not None else "" for mean in means]
+    figure, axes = panels(_titles(links), height=1.55, notes=notes)
     colour = colours(run.nodes)
     for panel, (name, (times, delays)) in zip(axes, curves.items(), strict=True):
         asked = settings.get(name)
-        end = float(links[name]["time_s"][-1]) / clock
-        _hatch_closed(panel, asked, end, clock)
-        _title(panel, name)
+        _time_axis(panel, closed[name], end, clock)
         panel.plot(times / clock, delays / size, ".", ms=_dot(delays), color=colour[name[0]], alpha=0.8)
         if asked:
             panel.axhline(asked.delay / size, color=REFERENCE, ls="--", lw=1)
             if asked.jitter:
                 low, high = asked.delay - asked.jitter, asked.delay + asked.jitter
                 panel.axhspan(low / size, high / size, color=FAINT, alpha=0.3, lw=0)
-        mean = measured(links[name])["delay_s"]
-        if mean is not None:
-            note = f"mean {mean / size:.4g} {symbol}"
-            panel.set_title(note, loc="right", color=REFERENCE, fontsize=7.5)
-        panel.set_xlim(0, end)
         panel.set_ylim(*_delay_limits(delays / size, asked, size))
-    handles: list[Any] = [
-        Line2D([], [], color=REFERENCE, ls="--", lw=1, label="configured"),
-        Line2D([], [], color=REFERENCE, ls="", marker=".", ms=5, label="measured, mean over messages"),
+    lossy = any(settings[name].loss for name in links if name in settings)
+    handles: list[Artist] = [
+        _dashes("configured, without retransmissions" if lossy else "configured"),
+        _dots("measured, mean over messages"),
     ]
     if any(asked.jitter for asked in settings.values()):
         handles.insert(1, Patch(color=FAINT, alpha=0.3, lw=0, label="configured jitter (± 1 σ)"))
-    _finish(figure, handles, settings, f"Time ({second})", f"One-way delay ({symbol})")
+    _finish(figure, handles, any(closed.values()), f"Time ({second})", f"One-way delay ({symbol})")
     return figure
 
 
@@ -105,6 +104,10 @@ def _links(run: Run) -> dict[tuple[str, str], Columns]:
     if not links:
         raise NotDrawable(f"{run.name}: nothing was recorded of any link")
     return links
+
+
+def _titles(links: Iterable[tuple[str, str]]) -> list[str]:
+    return [f"{source} → {target}" for source, target in links]
 
 
 def _throughput(rows: Columns) -> tuple[series.Floats, series.Floats, series.Floats]:
@@ -139,15 +142,35 @@ def _delay_limits(delays: series.Floats, asked: LinkSettings | None, size: float
     return max(0.0, low - margin), high + margin
 
 
-def _hatch_closed(panel: Axes, asked: LinkSettings | None, end: float, clock: float) -> None:
-    """Hatched where no contact was scheduled, until `end` (in units of `clock` seconds)."""
+def _end(links: dict[tuple[str, str], Columns]) -> float:
+    """When the last of them was heard of, s."""
+    return max(float(rows["time_s"][-1]) for rows in links.values())
+
+
+def _closed(run: Run, asked: LinkSettings | None, end: float) -> list[tuple[float, float]]:
+    """When no contact was scheduled, s of training until `end`. Contacts are on the run's clock, which started before
+    training did."""
     if asked is None or asked.schedule is None:
-        return
-    opened = [(window.start / clock, window.end / clock) for window in asked.schedule]
-    edges = [0.0, *(edge for window in opened for edge in window), end]
-    for closed_from, closed_to in zip(edges[0::2], edges[1::2], strict=True):
-        if closed_from < min(closed_to, end):
-            panel.axvspan(closed_from, min(closed_to, end), zorder=0, **_CLOSED)
+        return []
+    began = summary.of(run).get("setup_s") or 0.0
+    contacts = [moment - began for window in asked.schedule for moment in (window.start, window.end)]
+    edges = np.clip([0.0, *contacts, end], 0.0, end).tolist()
+    return [(start, stop) for start, stop in zip(edges[0::2], edges[1::2], strict=True) if start < stop]
+
+
+def _time_axis(panel: Axes, closed: list[tuple[float, float]], end: float, clock: float) -> None:
+    """In units of `clock` seconds, with room for the first and last markers; hatched where the link was closed."""
+    panel.set_xlim(-0.02 * end / clock, 1.02 * end / clock)
+    for start, stop in closed:
+        panel.axvspan(start / clock, stop / clock, zorder=0, **_CLOSED)
+
+
+def _dashes(label: str) -> Line2D:
+    return Line2D([], [], color=REFERENCE, ls="--", lw=1, label=label)
+
+
+def _dots(label: str) -> Line2D:
+    return Line2D([], [], color=REFERENCE, ls="", marker=".", ms=5, label=label)
 
 
 def _dot(values: series.Floats) -> float:
@@ -155,20 +178,16 @@ def _dot(values: series.Floats) -> float:
     return 3.5 if len(values) > 30 else 6.0
 
 
-def _title(panel: Axes, name: tuple[str, str]) -> None:
-    panel.set_title(f"{name[0]} → {name[1]}", loc="left")
-
-
 def _finish(
     figure: Figure,
-    handles: list[Any],
-    settings: dict[tuple[str, str], LinkSettings],
+    handles: list[Artist],
+    closed: bool,
     x_label: str,
     y_label: str,
 ) -> None:
-    if any(asked.schedule is not None for asked in settings.values()):
+    if closed:
         handles.append(Patch(label="no contact", **_CLOSED))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    legend(figure, handles)
     figure.supxlabel(x_label, fontsize=8.5)
     figure.supylabel(y_label, fontsize=8.5)
 

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from edgesim.figures import series
-from edgesim.figures.style import INK, WIDTH, NotDrawable, blank, colours, paper, plain_log_ticks, unit
+from edgesim.figures.style import INK, WIDTH, NotDrawable, blank, colours, legend, paper, plain_log_ticks, unit
 from edgesim.results import Run
 
 
@@ -39,9 +39,9 @@ def loss(run: Run) -> Figure:
     by_step.set_ylabel("Training loss")
     by_time.set_xlabel(f"Time ({second})")
     handles = [Line2D([], [], color=colour[node], lw=1.5, label=node) for node in nodes]
-    if len(nodes) > 1:
-        handles.append(Line2D([], [], color=INK, lw=1.5, label="mean, moving median"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 6))
+    label = "mean, moving median" if len(nodes) > 1 else "moving median"
+    handles.append(Line2D([], [], color=INK, lw=1.5, label=label))
+    legend(figure, handles)
     return figure
 
 

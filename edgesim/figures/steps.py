@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from edgesim.figures import series
-from edgesim.figures.style import WIDTH, NotDrawable, blank, paper, unit
+from edgesim.figures.style import WIDTH, NotDrawable, blank, legend, paper, unit
 from edgesim.results import PARTS, Run
 
 _MOST = 80
@@ -15,7 +15,7 @@ _MOST = 80
 PART_COLOURS = {
     "compute": "#0072B2",
     "encode": "#56B4E9",
-    "wait": "#C8C8C8",
+    "wait": "#DCDCDC",
     "transfer": "#E69F00",
     "decode": "#009E73",
 }
@@ -61,7 +61,7 @@ def step_time(run: Run) -> Figure:
     of_nodes.set_xlim(0, 1.05 * left.max())
     of_nodes.set_xlabel(f"Mean over steps ({symbol})")
     of_nodes.grid(True, axis="x")
-    figure.legend(*over_steps.get_legend_handles_labels(), loc="outside upper center", ncols=len(PARTS))
+    legend(figure, over_steps.get_legend_handles_labels()[0])
     return figure
 
 

@@ -8,9 +8,12 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 import matplotlib
+import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -79,8 +82,12 @@ def blank(width: float, height: float) -> Figure:
     return figure
 
 
-def panels(count: int, height: float, share_y: bool = False) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` equal panels with a common time axis; `height` is that of one panel, inches."""
+def panels(
+    titles: Sequence[str], height: float, share_y: bool = False, notes: Sequence[str] = ()
+) -> tuple[Figure, list[Axes]]:
+    """A figure of equal panels with a common time axis; `height` is that of one panel, inches. Above each stands its
+    title on the left, broken at its last space and smaller where titles would not fit, and its note on the right."""
+    count = len(titles)
     columns = count if count <= 2 else 2 if count <= 4 else 3 if count <= 9 else 4
     rows = math.ceil(count / columns)
     width = {1: 0.75, 2: 1.0}.get(columns, 1.25) * WIDTH
@@ -89,11 +96,35 @@ def panels(count: int, height: float, share_y: bool = False) -> tuple[Figure, li
     axes = list(grid.flat)
     for empty in axes[count:]:
         empty.set_axis_off()
+    notes = notes or [""] * count
+    room = 72 * width / columns - 36 - max(extent(note, 7.5)[0] for note in notes)
+    if max(extent(title, 8.5)[0] for title in titles) > room:
+        titles = ["\n".join(title.rsplit(" ", 1)) for title in titles]
+    shrink = min(1.0, *(room / extent(title, 8.5)[0] for title in titles))
     for index, panel in enumerate(axes[:count]):
         panel.grid(True)
         # The lowest panel of each column carries the axis, also where the last row is not full.
         panel.tick_params(labelbottom=index + columns >= count)
+        panel.set_title(titles[index], loc="left", fontsize=8.5 * shrink)
+        panel.set_title(notes[index], loc="right", fontsize=7.5, color=REFERENCE)
     return figure, axes[:count]
+
+
+def legend(figure: Figure, handles: Sequence[Artist], place: str = "upper", title: str | None = None) -> None:
+    """Above or below the axes, in as many columns as fit into the width of the figure; many rows make it higher."""
+    widths = [40 + extent(str(handle.get_label()), 8)[0] for handle in handles]
+    columns = len(handles)
+    while columns > 1 and sum(map(max, np.array_split(widths, columns))) > 72 * figure.get_figwidth():
+        columns -= 1
+    rows = math.ceil(len(handles) / columns)
+    figure.set_figheight(figure.get_figheight() + 0.17 * max(0, rows - 2))
+    figure.legend(handles=handles, loc=f"outside {place} center", ncols=columns, title=title)
+
+
+def extent(text: str, size: float) -> tuple[float, float]:
+    """Width and height, roughly, of a text in a font of `size` points, points."""
+    lines = text.splitlines()
+    return 0.57 * size * max(map(len, lines), default=0), 1.2 * size * len(lines)
 
 
 def unit(kind: str, largest: float) -> tuple[float, str]:
@@ -116,8 +147,15 @@ def quantity(kind: str, value: float) -> str:
 
 
 def colours(names: Sequence[str]) -> dict[str, Any]:
-    """A colour for each name: the palette's, or steps of one colour map where there are more names than that."""
+    """A colour for each name: the palette's, or steps of one colour map where there are more names than that; its
+    yellow end is left out because it vanishes on white."""
     if len(names) <= len(PALETTE):
         return dict(zip(names, PALETTE, strict=False))
-    scale = matplotlib.colormaps["viridis"].resampled(len(names) + 1)
-    return {name: scale(index) for index, name in enumerate(names)}
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, len(names)))
+    return dict(zip(names, map(tuple, shades), strict=True))
+
+
+def ink_on(colour: Any) -> str:
+    """White or black, whichever stands out more from `colour` (contrast ratio of WCAG 2)."""
+    luminance = float(np.dot(np.power(to_rgb(colour), 2.2), (0.2126, 0.7152, 0.0722)))
+    return "white" if luminance < 0.18 else "black"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from edgesim import figures
@@ -78,6 +81,7 @@ def make_run(
     skill: float = 1.0,
     shape: tuple[int, int] | None = (100, 100),
     seed: int = 7,
+    setup_s: float = 0.0,
 ) -> Run:
     """A run over shaped links, written by `RunFolder`: every step moves its payload twice round the ring."""
     rng = np.random.default_rng(seed)
@@ -96,15 +100,14 @@ def make_run(
     folder.write_config({**config, "links": [link.model_dump() for link in links.values()]})
     total = 2 * (nodes - 1) * payload
     for rank, name in enumerate(names):
-        folder.record(
-            Started(rank, name, 1000 + rank, {"parameters": 45_000}, Sent(3, 4000, 96), dense_step_bytes=2 * total)
-        )
+        began = setup_s - 0.001 * rank
+        folder.record(Started(rank, name, 1000 + rank, {"parameters": 45_000}, Sent(3, 4000, 96), began, 2 * total))
     clock = 0.0
     for step in range(1, steps + 1):
         busiest = max((8 * total / links[link].rate for link in ring), default=0.0)
         compute = rng.gamma(40, 0.0005, size=nodes) * (5 if step == 1 else 1)
         late = compute.max()
-        closed = 150 - clock if nodes > 2 and 100 <= clock < 150 else 0.0
+        closed = 150 - setup_s - clock if nodes > 2 and 100 <= setup_s + clock < 150 else 0.0
         duration = late + 0.004 + busiest + closed
         clock += duration
         for rank, name in enumerate(names):
@@ -241,13 +244,52 @@ def test_throughput_shows_configured_measured_and_carried(four: Run) -> None:
     assert edges[-1] == pytest.approx(four.summary["time_s"])
 
 
-def test_closed_windows_are_marked(four: Run) -> None:
-    panels = panels_of(throughput(four))
-    hatched = {name: [patch for patch in axes.patches if patch.get_hatch()] for name, axes in panels.items()}
-    assert [len(patches) for patches in hatched.values()] == [0, 0, 0, 1]
-    closed = hatched["sat-3 → sat-0"][0]
-    assert (closed.get_x(), closed.get_x() + closed.get_width()) == (100, 150)  # type: ignore[attr-defined]
-    assert "no contact" in legend_of(throughput(four))
+def hatched(figure: Figure) -> dict[str, list[tuple[float, float]]]:
+    """Of each panel, where it is hatched."""
+    return {
+        name: [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in axes.patches if patch.get_hatch()]  # type: ignore[attr-defined]
+        for name, axes in panels_of(figure).items()
+    }
+
+
+@pytest.mark.parametrize("draw", [throughput, delay])
+def test_closed_windows_are_marked(four: Run, draw: Callable[[Run], Figure]) -> None:
+    assert list(hatched(draw(four)).values()) == [[], [], [], [(100, 150)]]
+    assert "no contact" in legend_of(draw(four))
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_closed_windows_coincide_with_the_stall_of_the_traffic(tmp_path: Path, killed: bool) -> None:
+    """Contacts are on the run's clock, which had shown 30 s when training began."""
+    run = make_run(tmp_path / "run", setup_s=30.0, shape=None)
+    figure = throughput(replace(run, summary={}) if killed else run)
+    assert hatched(figure)["sat-3 → sat-0"] == [(70, 120)]
+    carried, edges, _ = panels_of(figure)["sat-3 → sat-0"].patches[-1].get_data()  # type: ignore[attr-defined]
+    slowest = int(np.argmin(carried))
+    assert edges[slowest] == pytest.approx(70, abs=2)
+    assert edges[slowest + 1] == pytest.approx(120, abs=3)
+
+
+def test_windows_that_ended_before_training_are_not_marked(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=5, setup_s=200.0, shape=None)
+    assert not any(hatched(throughput(run)).values())
+    assert "no contact" not in legend_of(throughput(run))
+
+
+@pytest.mark.parametrize("draw", [throughput, delay])
+def test_the_first_and_last_points_are_not_cut(four: Run, draw: Callable[[Run], Figure]) -> None:
+    for axes in panels_of(draw(four)).values():
+        low, high = axes.get_xlim()
+        assert low < 0
+        assert high > 1.01 * four.summary["time_s"]
+
+
+def test_throughput_explains_only_what_it_shows(four: Run) -> None:
+    assert legend_of(throughput(four))[:2] == ["configured", "measured, back-to-back messages"]
+    unmeasured = {**four.links, "rate_bits": 0 * four.links["rate_bits"], "rate_s": 0 * four.links["rate_s"]}
+    unlimited = [{**link, "rate": None, "schedule": None} for link in four.config["links"]]
+    bare = replace(four, links=unmeasured, config={**four.config, "links": unlimited})
+    assert legend_of(throughput(bare)) == ["carried on average"]
 
 
 def test_delay_shows_configured_and_measured(four: Run) -> None:
@@ -258,6 +300,13 @@ def test_delay_shows_configured_and_measured(four: Run) -> None:
     low, high = axes.get_ylim()
     assert low < 6.4
     assert high > 6.9
+    assert axes.get_title(loc="right").startswith("mean 6.7")
+
+
+def test_delay_says_that_retransmissions_are_not_configured(four: Run) -> None:
+    assert "configured, without retransmissions" in legend_of(delay(four))
+    lossless = [{**link, "loss": 0.0} for link in four.config["links"]]
+    assert "configured" in legend_of(delay(replace(four, config={**four.config, "links": lossless})))
 
 
 def test_step_time_stacks_to_the_duration(four: Run) -> None:
@@ -310,7 +359,7 @@ def test_roc_by_hand(four: Run) -> None:
 def test_roc_has_every_control(four: Run) -> None:
     figure = roc(four)
     names = [name.split(" (")[0] for name in legend_of(figure)]
-    assert names == ["network", "untrained network", "RX", "ACE", "CEM", "brightness"]
+    assert names == ["network", "untrained network", "RX", "ACE", "CEM", "brightness", "chance"]
     assert f"network ({four.summary['metrics']['auc']:.4f})" in legend_of(figure)
     assert [axes.get_xscale() for axes in figure.axes] == ["linear", "log"]
 
@@ -325,6 +374,30 @@ def test_detection_map_shows_scene_truth_and_score(four: Run, shape: tuple[int, 
     np.testing.assert_array_equal(truth == 3, maps["target"] & maps["scored"])
     np.testing.assert_array_equal(np.asarray(panels["Score"].images[0].get_array()), maps["score"])
     assert legend_of(figure) == ["background", "target, prior", "target"]
+    assert "Detection score" in [axes.get_ylabel() for axes in panels["Score"].child_axes]
+
+
+def test_the_prior_is_magnified_beside_the_targets(four: Run) -> None:
+    maps = scene(np.random.default_rng(3), 145, 145, skill=1.0)
+    prior = np.argwhere(maps["target"] & ~maps["scored"])
+    truth = panels_of(detection_map(replace(four, maps=maps)))["Truth"]
+    (inset,) = truth.child_axes
+    (left, right), (bottom, top) = inset.get_xlim(), inset.get_ylim()
+    assert left < prior[:, 1].min() < prior[:, 1].max() < right
+    assert top < prior[:, 0].min() < prior[:, 0].max() < bottom
+    place = inset.get_window_extent()
+    assert place.width / (right - left) > 3 * truth.get_window_extent().width / 145
+    hidden = truth.transData.inverted().transform_bbox(place)
+    assert not any(hidden.contains(sample, line) for line, sample in np.argwhere(maps["target"]))
+    maps["scored"] = ~maps["target"]
+    maps["target"][100:, 100:] = True
+    assert not panels_of(detection_map(replace(four, maps=maps)))["Truth"].child_axes
+
+
+def test_a_scene_without_a_prior_of_its_own_is_not_magnified(four: Run) -> None:
+    maps = scene(np.random.default_rng(3), 145, 145, skill=1.0)
+    maps["scored"] = np.ones_like(maps["scored"])
+    assert not panels_of(detection_map(replace(four, maps=maps)))["Truth"].child_axes
 
 
 def test_topology_names_every_node_and_link(four: Run) -> None:
@@ -355,29 +428,168 @@ def test_a_large_ring_of_equal_links_says_so_once() -> None:
     ]
 
 
+def ring_of(nodes: int, name: str = "sat-{}", chords: bool = False) -> tuple[list[str], list[LinkSettings]]:
+    """A ring whose links all differ, both ways, and its longest chords."""
+    names = [name.format(rank) for rank in range(nodes)]
+    pairs = ring_links(names)
+    if chords:
+        pairs += [(names[rank], names[rank + nodes // 2]) for rank in range(nodes // 2)]
+    links = [
+        LinkSettings(source=source, target=target, rate=(1 + number) * 1.23e6, delay=0.3, jitter=0.002, loss=0.01)
+        for number, (source, target) in enumerate(dict.fromkeys(pairs + [(target, source) for source, target in pairs]))
+    ]
+    return names, links
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3, 4, 5, 6, 7, 8, 9, 20, 40])
+def test_texts_of_a_topology_do_not_overlap(nodes: int) -> None:
+    names, links = ring_of(nodes)
+    figure = draw_topology(names, links)
+    figure.canvas.draw()
+    boxes = [patch for axes in figure.axes for text in axes.texts if (patch := text.get_bbox_patch()) is not None]
+    assert len(boxes) == len(names) + len(links)
+    paths = [box.get_transform().transform_path(box.get_path()) for box in boxes]
+    assert not any(one.intersects_path(other) for one, other in combinations(paths, 2))
+
+
+def test_chords_carry_their_own_labels() -> None:
+    """The label of each lies on its line, with a ground that hides what it covers, and apart from the others."""
+    figure = draw_topology(*ring_of(4, chords=True))
+    figure.canvas.draw()
+    labels = [text for text in figure.axes[0].texts if "bit/s" in text.get_text()]
+    assert len(labels) == 12
+    assert all(text.get_bbox_patch().get_facecolor() == (1, 1, 1, 1) for text in labels)  # type: ignore[union-attr]
+    extents = [text.get_window_extent() for text in labels]
+    assert not any(one.overlaps(other) for one, other in combinations(extents, 2))
+
+
+@pytest.mark.parametrize("nodes", [4, 20])
+def test_ranks_stand_out_from_their_nodes(nodes: int) -> None:
+    names, links = ring_of(nodes)
+    inks = {text.get_text(): text.get_color() for text in draw_topology(names, links).axes[0].texts}
+    for rank, colour in enumerate(colours(names).values()):
+        bright, dark = sorted((luminance(colour), luminance(inks[str(rank)])), reverse=True)
+        assert (bright + 0.05) / (dark + 0.05) > 4.5
+
+
+def luminance(colour: Any) -> float:
+    """Relative luminance, WCAG 2."""
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 8, 20])
+def test_nothing_is_cut_off_or_written_over(tmp_path: Path, nodes: int) -> None:
+    """Also with long names: all is inside the figure, and the titles of panels leave one another room."""
+    run = renamed(make_run(tmp_path / "run", nodes=nodes, steps=3), "sat-", "jetson-orin-nano-")
+    for name, draw in figures.ALL.items():
+        if nodes == 1 and name in ("throughput", "delay"):
+            continue
+        figure = draw(run)
+        figure.canvas.draw()
+        tight, whole = figure.get_tightbbox(), figure.bbox_inches
+        assert whole.padded(0.02).contains(tight.x0, tight.y0), name
+        assert whole.padded(0.02).contains(tight.x1, tight.y1), name
+        titles = [text for axes in figure.axes for text in (axes.title, axes._left_title, axes._right_title)]  # type: ignore[attr-defined]
+        extents = [title.get_window_extent() for title in titles if title.get_text()]
+        assert not any(one.overlaps(other) for one, other in combinations(extents, 2)), name
+
+
+def renamed(run: Run, old: str, new: str) -> Run:
+    """The run with other names of its nodes."""
+
+    def columns(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        texts = {name: cells for name, cells in table.items() if cells.dtype.kind == "U"}
+        return {**table, **{name: np.array([cell.replace(old, new) for cell in texts[name]]) for name in texts}}
+
+    config, events, summary = json.loads(json.dumps([run.config, run.events, run.summary]).replace(old, new))
+    tables = {"steps": columns(run.steps), "links": columns(run.links), "telemetry": columns(run.telemetry)}
+    return replace(run, config=config, events=events, summary=summary, **tables)
+
+
 def test_overlays_of_runs(three_compressors: list[Run], tmp_path: Path) -> None:
     paths = figures.draw_overlays(three_compressors, tmp_path)
     assert [path.stem for path in paths] == list(figures.OVERLAYS)
     assert all(path.read_bytes().startswith(PNG) for path in paths)
     labels = ["none", "gcc density=0.5", "nsi density=0.02"]
     assert legend_of(loss_of_runs(three_compressors)) == labels
-    assert [name.rsplit(" (", 1)[0] for name in legend_of(roc_of_runs(three_compressors))] == labels
+    controls = ["untrained network", "RX", "ACE", "CEM", "brightness"]
+    drawn = [name.rsplit(" (", 1)[0] for name in legend_of(roc_of_runs(three_compressors))]
+    assert drawn == [*labels, *controls, "chance"]
     figure = accuracy_of_runs(three_compressors)
-    assert legend_of(figure) == labels
-    assert {"RX", "ACE", "CEM", "brightness"} <= set(texts_of(figure))
+    assert legend_of(figure) == [*labels, "control"]
+    assert set(controls) <= set(texts_of(figure))
     by_bytes = figure.axes[0]
-    drawn = {line.get_label(): line for line in by_bytes.lines if line.get_marker() == "o"}
+    assert "log scale of 1 − AUC" in by_bytes.get_ylabel()
+    points = {line.get_label(): line for line in by_bytes.lines if line.get_label() in labels}
     for run, label in zip(three_compressors, labels, strict=True):
-        assert drawn[label].get_xdata()[0] == pytest.approx(run.summary["bytes_sent"]["sat-0"] / 1e6, rel=0.01)  # type: ignore[index]
-        assert 1 - drawn[label].get_ydata()[0] == pytest.approx(run.summary["metrics"]["auc"])  # type: ignore[index]
+        (sent,), (missed,) = (np.asarray(data) for data in points[label].get_data())
+        assert sent == pytest.approx(run.summary["bytes_sent"]["sat-0"] / 1e6, rel=0.01)
+        assert 1 - missed == pytest.approx(run.summary["metrics"]["auc"])
+        assert sent < by_bytes.get_xlim()[1]
 
 
-def test_a_killed_run_does_not_stop_the_overlays(three_compressors: list[Run]) -> None:
+def test_runs_that_coincide_are_all_seen(three_compressors: list[Run], tmp_path: Path) -> None:
+    runs = [replace(three_compressors[0], path=tmp_path / name) for name in "abc"]
+    for axes in accuracy_of_runs(runs).axes:
+        points = [line for line in axes.lines if line.get_linestyle() == "None"]
+        assert len({line.get_marker() for line in points}) == 3
+        assert all(line.get_markerfacecolor() == "none" and not line.get_clip_on() for line in points)
+        assert all(low <= x <= high for line in points for x in line.get_xdata() for low, high in [axes.get_xlim()])  # type: ignore[union-attr]
+
+
+def test_controls_that_the_runs_do_not_share(three_compressors: list[Run]) -> None:
+    """Their range in the figure of areas; no curve, which would be that of one run only."""
+    first, second = three_compressors[:2]
+    metrics = {**second.summary["metrics"], "auc_untrained": first.summary["metrics"]["auc_untrained"] + 0.01}
+    maps = {**second.maps, "untrained": second.maps["untrained"] + 1}
+    other = replace(second, summary={**second.summary, "metrics": metrics}, maps=maps)
+    figure = accuracy_of_runs([first, other])
+    assert legend_of(figure)[-2:] == ["control, mean of the runs", "control, range of the runs"]
+    heights = [patch.get_height() for patch in figure.axes[0].patches]  # type: ignore[attr-defined]
+    assert sorted(map(abs, heights)) == pytest.approx([0, 0, 0, 0, 0.01])
+    names = [name.split(" (")[0] for name in legend_of(roc_of_runs([first, other]))]
+    assert names[2:] == ["RX", "ACE", "CEM", "brightness", "chance"]
+    scored = second.maps["scored"].copy()
+    scored[0, 0] = False
+    elsewhere = replace(second, maps={**second.maps, "scored": scored})
+    assert len(legend_of(roc_of_runs([first, elsewhere]))) == 3
+
+
+@pytest.mark.parametrize("linear", [0.0, 0.4])
+def test_areas_that_are_alike_or_perfect_have_a_linear_scale(three_compressors: list[Run], linear: float) -> None:
+    run = three_compressors[0]
+    areas = replace(run, summary={**run.summary, "metrics": {"auc": 1 - linear, "auc_rx": 0.55}})
+    axes = accuracy_of_runs([areas]).axes[0]
+    assert axes.get_yscale() == "linear"
+    assert axes.get_ylabel() == "Area under the ROC curve"
+    assert min(axes.get_ylim()) >= 0
+
+
+def test_a_run_whose_area_is_not_a_number_is_left_out(three_compressors: list[Run]) -> None:
+    run = three_compressors[0]
+    without = replace(run, summary={**run.summary, "metrics": {"auc": None}})
+    assert "none" not in legend_of(accuracy_of_runs([without, *three_compressors[1:]]))
+    with pytest.raises(NotDrawable, match="area under the curve"):
+        accuracy_of_runs([without])
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted", None])
+def test_unfinished_runs_have_a_loss_but_no_result(three_compressors: list[Run], status: str | None) -> None:
+    first = three_compressors[0]
+    unfinished = replace(first, summary={**first.summary, "status": status} if status else {})
+    runs = [unfinished, *three_compressors[1:]]
+    labels = ["none (unfinished)", "gcc density=0.5", "nsi density=0.02"]
+    assert legend_of(loss_of_runs(runs)) == labels
+    assert [name.split(" (")[0] for name in legend_of(roc_of_runs(runs))][:2] == labels[1:]
+    assert legend_of(accuracy_of_runs(runs)) == [*labels[1:], "control"]
+    for draw in (roc_of_runs, accuracy_of_runs):
+        with pytest.raises(NotDrawable, match="no finished run"):
+            draw([unfinished])
+
+
+def test_a_run_killed_before_its_first_step_does_not_stop_the_overlays(three_compressors: list[Run]) -> None:
     killed = replace(three_compressors[0], summary={}, maps={})
-    runs = [killed, *three_compressors[1:]]
-    assert len(legend_of(roc_of_runs(runs))) == 2
-    assert len(legend_of(loss_of_runs(runs))) == 3
-    assert len(legend_of(accuracy_of_runs(runs))) == 2
     for draw in figures.OVERLAYS.values():
         with pytest.raises(NotDrawable):
             draw([replace(killed, steps={name: column[:0] for name, column in killed.steps.items()})])
