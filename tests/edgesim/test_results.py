@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -272,6 +273,44 @@ def test_a_summary_by_hand(tmp_path: Path) -> None:
     assert summary["energy_j"] is None
     assert summary["params_sha256"] == "ff" * 32
     assert summary["nodes_agree"] is True
+
+
+def test_a_summary_of_nodes_and_steps_that_differ(tmp_path: Path) -> None:
+    """Means over nodes, percentiles over all steps, and the rate of all bursts together."""
+    events: list[Event] = []
+    for number in range(1, 101):
+        received = Received(0.005, 0.006, 1, 1000.0 * number, 0.1) if number < 100 else Received()
+        for rank in range(2):
+            changes = {"duration_s": 0.01 * number, "loss": 1.0 + rank, "received": received}
+            events.append(step(rank, number, **changes))
+    summary = summary_of(written(tmp_path, "ab", events))
+    assert summary["metrics"]["loss"] == 1.5
+    assert summary["step_time_s"]["p50"] == pytest.approx(0.505, abs=0.006)
+    assert summary["step_time_s"]["p95"] == pytest.approx(0.95, abs=0.011)
+    assert summary["links"]["a->b"]["measured"]["rate_bit_s"] == pytest.approx(1000 * sum(range(1, 100)) / 9.9)
+
+
+def test_a_float32_survives(tmp_path: Path) -> None:
+    losses = np.random.default_rng(0).random(50, np.float32)
+    run = written(tmp_path, "a", [step(0, place + 1, loss=float(loss)) for place, loss in enumerate(losses)])
+    assert np.array_equal(run.steps["loss"].astype(np.float32), losses)
+
+
+def test_a_file_that_cannot_be_written_whole_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = new_folder(tmp_path, "a")
+    folder.write_summary({"name": "before"})
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(RunFolderError, match="disk full"):
+        folder.write_summary({"name": "after"})
+    folder.close()
+    assert load(tmp_path).summary == {"name": "before"}
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_the_summary_is_strict_json_whatever_was_measured(tmp_path: Path) -> None:

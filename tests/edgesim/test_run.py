@@ -74,6 +74,8 @@ def test_wall_and_virtual_clock_train_the_same_parameters_bit_for_bit(write_topo
         times.append(found["time_s"])
         durations = load(tmp_path / clock).of_node("n0")["duration_s"]
         assert found["time_s"] == pytest.approx(durations.sum(), rel=0.02)
+        sent = load(tmp_path / clock).of_node("n0")["bytes_sent"]
+        assert sent[0] > 1.2 * sent[-1]  # the warm-up's densities fall from step to step
     assert digests[0] == digests[1]
     assert 0.9 < times[1] / times[0] < 2.0  # the links take most of it, the same under both clocks
     again = edgesim("run", file, "--seed", "4", "--out", tmp_path / "seed", "--no-figures")
@@ -105,6 +107,20 @@ def test_observing_a_run_does_not_change_it_nor_what_its_links_carry(write_topol
     assert len(digests) == 1
     assert times[1] == pytest.approx(times[0], rel=0.05)
     assert times[3] == pytest.approx(times[2], rel=0.2)
+
+
+def test_what_is_not_sent_is_kept_unless_the_file_says_otherwise(write_topology: Write, tmp_path: Path) -> None:
+    file = write_topology(2, "  compressor: {name: topk, density: 0.05}\n", links="{delay: 5 ms, jitter: 1 ms}")
+    digests = set()
+    for feedback in ("true", "false"):
+        override = f"training.compressor.error_feedback={feedback}"
+        done = edgesim("run", file, "--set", override, "--out", tmp_path / feedback, "--no-figures")
+        assert done.returncode == 0, done.stderr
+        found = summary(tmp_path / feedback)
+        digests.add(found["params_sha256"])
+        delays = {link["measured"]["delay_s"] for link in found["links"].values()}
+        assert len(delays) == 2  # each link has a jitter of its own
+    assert len(digests) == 2
 
 
 def test_a_dense_run_sends_what_the_formula_says(write_topology: Write, tmp_path: Path) -> None:

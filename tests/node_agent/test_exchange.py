@@ -48,6 +48,14 @@ def test_compressed_gradients_are_the_same_on_all_nodes_however_they_are_buckete
             assert all(torch.equal(a, b) for a, b in zip(averaged, results[0][0], strict=True))
 
 
+@pytest.mark.parametrize("bucket_bytes", [1, 10**9])
+def test_the_values_of_all_payloads_are_counted(bucket_bytes: int) -> None:
+    # weights of 50 x 40, 60 x 50 and 30 x 60, and 140 biases, which are sent dense
+    assert on_nodes(2, programs.values_sent, NoneSettings(), bucket_bytes) == [2000 + 3000 + 1800 + 140] * 2
+    half = 26 * 40 + 31 * 50 + 16 * 60  # half of the rows and one that stands for the others
+    assert on_nodes(2, programs.values_sent, GCCSettings(), bucket_bytes) == [half + 140] * 2
+
+
 def test_a_gradient_that_is_not_a_number_ends_the_step_and_names_the_layer() -> None:
     messages = on_nodes(2, programs.poisoned, float("nan"))
     assert "layer 0" in messages[1]

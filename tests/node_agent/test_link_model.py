@@ -46,6 +46,8 @@ def test_a_closed_link_waits_for_the_next_window() -> None:
     assert (first.ended, first.closed) == (pytest.approx(11.0), pytest.approx(10.0))
     second = model.transmit(3000, now=11.0)  # one second is left of this window, two more in the next
     assert (second.ended, second.closed) == (pytest.approx(22.0), pytest.approx(8.0))
+    assert not second.back_to_back  # it was on the way for longer than its bits take
+    assert model.transmit(1000, now=21.0).back_to_back
 
 
 def test_a_message_after_the_last_window_is_an_error_that_says_when() -> None:
@@ -89,6 +91,13 @@ def test_jitter_has_the_requested_spread_and_keeps_the_order() -> None:
     assert close == sorted(close)
 
 
+def test_nothing_arrives_before_it_has_left() -> None:
+    model = link(delay=0.001, jitter=1.0)
+    sent = [model.transmit(1, now=10.0 * k) for k in range(200)]
+    assert all(t.arrival >= t.ended for t in sent)
+    assert any(t.arrival == t.ended for t in sent)
+
+
 def test_the_same_seed_gives_the_same_times() -> None:
     a, b = (link(seed=5, rate=1e6, delay=0.01, jitter=0.001, loss=0.1) for _ in range(2))
     assert [a.transmit(5000, k) for k in range(50)] == [b.transmit(5000, k) for k in range(50)]
@@ -126,6 +135,8 @@ def test_messages_are_short_on_slow_links(rate: float | None, expected: int) -> 
     # at 100 Mbit/s 4 ms are 50,000 bytes: three times 16 KiB fit
     fast = LinkSettings(source="a", target="b", rate=None)
     assert frame_bytes([fast, LinkSettings(source="b", target="a", rate=rate)]) == expected
+    faster = LinkSettings(source="c", target="b", rate=1e12)
+    assert frame_bytes([faster, LinkSettings(source="b", target="a", rate=rate)]) == expected
 
 
 def test_patience_covers_the_longest_closure_and_a_slow_message() -> None:
@@ -142,6 +153,8 @@ def test_patience_covers_the_longest_closure_and_a_slow_message() -> None:
     # 5 s of transmission: ready at 7 s, the last moment for it, it needs all of the 2 s that are left after the closure
     tight = (Window(start=0, end=10), Window(start=100, end=102))
     assert patience(LinkSettings(source="a", target="b", rate=8e3, schedule=tight), 5000) == pytest.approx(95)
+    shaking = LinkSettings(source="a", target="b", delay=0.2, jitter=0.03)
+    assert patience(shaking, 16384) == pytest.approx(0.2 + 10 * 0.03)
     lossy = LinkSettings(source="a", target="b", rate=9600.0, delay=0.2, loss=0.1)
     # 11 packets; the chance that one of them is lost ten times in a row is 1.1e-9, eleven times 1.1e-10
     assert patience(lossy, 16384) == pytest.approx(8 * 16384 / 9600 * 2.1 + 23 * 0.2)

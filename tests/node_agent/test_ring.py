@@ -43,9 +43,10 @@ def test_bare_and_framed_rings_give_the_same_bits() -> None:
     assert all(torch.equal(a, b) for a, b in zip(bare[0], framed[0], strict=True))
 
 
+@pytest.mark.parametrize("virtual", [False, True])
 @pytest.mark.parametrize("op", ["min", "max"])
-def test_all_reduce_finds_extremes(op: str) -> None:
-    results = on_nodes(3, programs.all_reduce, [1001], [torch.float32], op, False)
+def test_all_reduce_finds_extremes(op: str, virtual: bool) -> None:
+    results = on_nodes(3, programs.all_reduce, [1001], [torch.float32], op, virtual)
     stacked = torch.stack([programs.tensor_of(rank, 1001, torch.float32) for rank in range(3)])
     for (found,) in results:
         assert torch.equal(found, getattr(torch, f"a{op}")(stacked, 0))
@@ -81,6 +82,12 @@ def test_traffic_formula_counts_what_is_sent() -> None:
     for rank, (payload, header, _) in enumerate(on_nodes(3, programs.traffic, 10_007, {"rate": 1e6})):
         octets, messages = all_reduce_traffic(10_007, 4, 3, rank, 16 * 1024)
         assert (payload, header) == (octets, messages * HEADER_BYTES)
+
+
+def test_a_ring_without_shaping_counts_what_it_sends() -> None:
+    for rank, (payload, header) in enumerate(on_nodes(3, programs.bare_traffic, 700_003)):
+        assert payload == all_reduce_traffic(700_003, 4, 3, rank, 2**20)[0]
+        assert header == 0
 
 
 def test_only_neighbours_connect() -> None:

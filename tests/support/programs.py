@@ -64,6 +64,14 @@ def traffic(place: Place, length: int, link: dict[str, Any]) -> tuple[int, int, 
     return ring.outgoing.sent.payload_bytes, ring.outgoing.sent.header_bytes, clock.now()
 
 
+def bare_traffic(place: Place, length: int) -> tuple[int, int]:
+    """Payload bytes and header bytes of a dense all-reduce over links that impose nothing."""
+    ring = place.ring(place.clock(virtual=False))
+    ring.all_reduce(torch.ones(length))
+    assert ring.outgoing is not None
+    return ring.outgoing.sent.payload_bytes, ring.outgoing.sent.header_bytes
+
+
 def peers(place: Place) -> int:
     """Established TCP connections of this process after an all-reduce and an all-gather."""
     ring = place.ring(place.clock(virtual=False))
@@ -153,6 +161,18 @@ def exchange(place: Place, settings: Any, bucket_bytes: int, steps: int) -> tupl
     exchanged.close()
     averaged = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     return averaged, own, len(exchanged.buckets)
+
+
+def values_sent(place: Place, settings: Any, bucket_bytes: int) -> int:
+    """Gradient values that the payloads of one exchange carried."""
+    clock = place.clock(virtual=True)
+    model = model_of([40, 50, 60, 30])
+    exchanged = Exchange(model, create(settings, layers_of(model)), place.ring(clock), bucket_bytes, clock)
+    exchanged.start(0)
+    model(torch.ones(4, 40)).sum().backward()
+    account = exchanged.finish()
+    exchanged.close()
+    return account.values
 
 
 def poisoned(place: Place, value: float) -> str:

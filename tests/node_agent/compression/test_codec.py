@@ -102,6 +102,14 @@ def with_checksum(octets: NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(octets)
 
 
+def test_an_index_form_that_another_size_would_have_is_refused() -> None:
+    octets = MESSAGE.copy()
+    assert octets[HEADER.size + 2] == 2
+    octets[HEADER.size + 2] = 1
+    with pytest.raises(PayloadError, match="layer 0: found index form 1, expected 2"):
+        decode(with_checksum(octets), METHOD, SPACES)
+
+
 def test_every_truncation_and_extension_is_refused() -> None:
     for length in range(len(MESSAGE)):
         with pytest.raises(PayloadError):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from node_agent.compression.base import Layer, StepContext, alone
-from node_agent.compression.gcc import GCC
+from node_agent.compression.gcc import GCC, distance_to_centroid
 from node_agent.compression.settings import GCCSettings
 
 CROSS = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
@@ -42,6 +42,10 @@ def test_two_nodes_by_hand(lockstep: Any) -> None:
         assert torch.equal(outcome.mean[0], expected)
     assert torch.equal(outcomes[0].own[0][:4], torch.tensor([[10.0, 20.0]]).expand(4, 2))
     assert torch.equal(outcomes[1].own[0], torch.cat([torch.zeros(4, 2), B[4:]]))
+
+
+def test_distances_are_euclidean() -> None:
+    assert distance_to_centroid(torch.tensor([[3.0, 4], [-3, -4], [6, 8], [-6, -8]])).tolist() == [5, 5, 10, 10]
 
 
 def test_ties_keep_the_lower_rows() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from node_agent.compression import codec
 from node_agent.compression.base import Layer, StepContext, alone
 from node_agent.compression.nsi import NSI, reach
 from node_agent.compression.settings import NSISettings
@@ -81,13 +82,28 @@ def kept(own: Tensor) -> int:
 
 
 def test_densities_follow_the_importance_of_the_steps_before() -> None:
-    method = nsi((30, 30), (30, 30), density=0.1, neighbourhood=1, momentum=0.5)
+    method = nsi((30, 30), (30, 30), density=0.1, neighbourhood=1, momentum=0.75)
     signs = torch.where(torch.arange(900).view(30, 30) % 2 == 0, 1.0, -1.0)  # NSI of an entry: its magnitude
     assert [kept(own) for own in run(method, 3 * signs, signs, step=0)] == [90, 90]  # nothing known yet
     assert [kept(own) for own in run(method, signs, 2 * signs, step=1)] == [135, 45]  # 3 : 1
-    # S = 0.5 * 3 + 0.5 * 1 = 2 and 0.5 * 1 + 0.5 * 2 = 1.5
-    expected = [round(180 * 2 / 3.5), round(180 * 1.5 / 3.5)]
-    assert [kept(own) for own in run(method, signs, signs, step=2)] == expected
+    # S = 0.75 * 3 + 0.25 * 1 = 2.5 and 0.75 * 1 + 0.25 * 2 = 1.25
+    assert [kept(own) for own in run(method, signs, signs, step=2)] == [120, 60]
+
+
+def test_a_layers_importance_is_the_mean_nsi_of_its_tiles() -> None:
+    method = nsi((4, 4), neighbourhood=2)
+    run(method, M, step=0)
+    run(method, M, step=1)
+    assert method.importance["w0"] == pytest.approx((1 + 1 + math.sqrt(3) + 2 + 3) / 4)
+
+
+def test_a_tile_with_some_of_its_values_missing_is_refused() -> None:
+    method = nsi((4, 4), density=0.5, neighbourhood=2)
+    rounds = method.rounds(["w0"], [M], StepContext(2, 0))
+    own = next(rounds)
+    short = codec.encode(method.wire_id, [method.spaces["w0"]], [codec.Selection(torch.tensor([1]), torch.ones(3))])
+    with pytest.raises(codec.PayloadError, match="message of rank 1: payload: 3 values for 4 entries"):
+        rounds.send([own.data, short])
 
 
 def test_uniform_rule_ignores_importance() -> None:

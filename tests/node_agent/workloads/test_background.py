@@ -170,6 +170,24 @@ def test_background_excludes_targets_and_empty_pixels(scene_path):
     assert (coarse[background] <= 0.15).all()
 
 
+def test_maps_are_their_formulas(scene_path):
+    ((workload, facts),) = together(scene_path, STRIPS[0])
+    maps = workload.observe()
+    with torch.no_grad():
+        reconstructed = workload.model(workload._pixels)
+    seen = np.ones((LINES, SAMPLES), bool)
+    seen[21, 7] = False  # the empty pixel
+    x, y = ((values.numpy()[seen.ravel()].astype(float) + 1) / 2 for values in (workload._pixels, reconstructed))
+    angle = np.arccos((x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1))
+    assert maps["residual"][seen] == pytest.approx(angle, rel=1e-5)
+    low, high = facts["scaling"]
+    raw, target = (low + (high - low) * values for values in (x, workload._target.numpy().astype(float)))
+    weights = np.linalg.solve(raw.T @ raw, target)
+    scores = raw @ weights / (target @ weights)
+    assert scores.min() < 0  # its magnitude is what counts
+    assert maps["coarse"][seen] == pytest.approx(np.abs(scores), abs=1e-4)
+
+
 def test_the_network_is_as_published():
     network = Autoencoder(189, (400, 400, 50), torch.Generator().manual_seed(0))
     linear = [layer for layer in network if isinstance(layer, torch.nn.Linear)]

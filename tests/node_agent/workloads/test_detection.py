@@ -153,6 +153,26 @@ def test_controls_do_not_depend_on_how_the_scene_is_read(generator, monkeypatch)
     assert found == pytest.approx(expected, rel=1e-6)
 
 
+def test_controls_are_their_formulas(generator):
+    cube = generator.gamma(3.0, 100.0, (20, 10, 5)).astype(np.float32)
+    mask = np.zeros((20, 10), bool)
+    mask[5:8, 5:8] = True
+    spectrum = cube[mask].mean(axis=0).astype(float)
+    spectrum[1] = -30.0  # clipped at zero, as pixels are
+    maps = detection.controls(scene_of(cube, mask), Prior(spectrum, np.zeros_like(mask), "oracle"))
+    x, d = cube.reshape(-1, 5).astype(float), np.where(spectrum < 0, 0, spectrum)
+    correlation = x.T @ x / len(x)
+    weights = np.linalg.solve(correlation, d) / (d @ np.linalg.solve(correlation, d))
+    assert maps["cem"].ravel() == pytest.approx(x @ weights, rel=1e-8)
+    assert maps["cem"].min() < 0 < maps["cem"].max()
+    assert maps["brightness"].ravel() == pytest.approx(x.mean(axis=1))
+    mean, covariance = x.mean(axis=0), np.cov(x.T, bias=True)
+    inverse = np.linalg.inv(covariance + 1e-8 * np.trace(covariance) / 5 * np.eye(5))
+    along = (x - mean) @ inverse @ (d - mean)
+    lengths = np.einsum("ij,jk,ik->i", x - mean, inverse, x - mean) * ((d - mean) @ inverse @ (d - mean))
+    assert maps["ace"].ravel() == pytest.approx(np.sign(along) * along**2 / lengths, rel=1e-6)
+
+
 def test_evaluate_leaves_out_what_gave_the_prior(generator):
     target = np.zeros((6, 6), bool)
     target[:2] = True
@@ -167,10 +187,10 @@ def test_evaluate_leaves_out_what_gave_the_prior(generator):
     assert figures["auc_rx"] == detection.roc(control["rx"], target, ~used)[2]
     assert figures["od"] == pytest.approx(figures["auc"] + figures["auc_dt"] - figures["auc_ft"])
     assert "auc_untrained" not in figures
-    untrained = {"residual": -residual, "coarse": coarse}
+    untrained = {"residual": -residual, "coarse": coarse[::-1]}
     figures = detection.evaluate({"residual": residual, "coarse": coarse}, target, used, control, untrained)
     assert figures["auc_untrained_residual"] == 0
-    fused = detection.fuse(-residual, coarse)
+    fused = detection.fuse(-residual, coarse[::-1])
     assert figures["auc_untrained"] == detection.roc(fused, target, ~used)[2]
 
 

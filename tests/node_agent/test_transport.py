@@ -1,0 +1,87 @@
+"""Messages and their headers, and when a held-back one is let go."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from node_agent.link import DelayLine
+from node_agent.link_model import LinkError
+from node_agent.transport import HEADER_BYTES, FramePool
+
+
+def test_a_header_survives() -> None:
+    pool = FramePool(1000)
+    frame = pool.take().fill(torch.arange(7, dtype=torch.uint8), total=9)
+    frame.write_header(1.25, 2.5, back_to_back=True)
+    received = pool.take()
+    received.octets[: HEADER_BYTES + 7] = frame.on_the_wire
+    assert received.read_header() == (7, 9, 1.25, 2.5, True)
+    assert received.payload.tolist() == list(range(7))
+
+
+def test_what_is_no_message_is_refused() -> None:
+    pool = FramePool(1000)
+    frame = pool.take().fill(torch.zeros(5, dtype=torch.uint8), total=5)
+    frame.write_header(0.0, 0.0, back_to_back=False)
+    frame.octets[0] ^= 1
+    with pytest.raises(LinkError, match="not a message"):
+        frame.read_header()
+    long = FramePool(2000).take().fill(torch.zeros(1500, dtype=torch.uint8), total=1500)
+    long.write_header(0.0, 0.0, back_to_back=False)
+    frame.octets[:] = long.octets[: HEADER_BYTES + 1000]
+    with pytest.raises(LinkError, match="length 1500"):
+        frame.read_header()
+
+
+def test_frames_are_as_large_as_asked_and_used_again() -> None:
+    pool = FramePool(1000)
+    frame = pool.take()
+    assert frame.octets.numel() == HEADER_BYTES + 1000
+    pool.give(frame)
+    assert pool.take() is frame
+
+
+class Noting:
+    """A channel that only notes when it was handed a message."""
+
+    name = "a->b"
+
+    def __init__(self) -> None:
+        self.sent: list[float] = []
+        self.done = threading.Event()
+
+    def send(self, octets: Tensor) -> None:
+        self.sent.append(time.monotonic())
+
+    def finish(self, work: Any) -> None:
+        self.done.set()
+
+
+def test_a_message_is_let_go_as_much_earlier_as_the_transport_takes() -> None:
+    channel, pool = Noting(), FramePool(100)
+    line = DelayLine(channel, pool, latency=0.5)  # type: ignore[arg-type]
+    began = time.monotonic()
+    line.hold(pool.take(), began + 0.8)
+    assert channel.done.wait(timeout=20)
+    line.close()
+    assert 0.29 <= channel.sent[0] - began < 0.75
+
+
+def test_a_failed_delivery_is_told_to_whoever_sends_next() -> None:
+    class Broken(Noting):
+        def send(self, octets: Tensor) -> None:
+            self.done.set()
+            raise LinkError("gone")
+
+    channel, pool = Broken(), FramePool(100)
+    line = DelayLine(channel, pool)  # type: ignore[arg-type]
+    line.hold(pool.take(), 0.0)
+    assert channel.done.wait(timeout=20)
+    with pytest.raises(LinkError, match="gone"):
+        line.close()
