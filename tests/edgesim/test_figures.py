@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from edgesim import figures
 from edgesim.figures import series
@@ -301,6 +302,8 @@ def test_delay_shows_configured_and_measured(four: Run) -> None:
     assert low < 6.4
     assert high > 6.9
     assert axes.get_title(loc="right").startswith("mean 6.7")
+    (band,) = [patch for patch in axes.patches if isinstance(patch, Rectangle) and not patch.get_hatch()]
+    assert [band.get_y(), band.get_y() + band.get_height()] == pytest.approx([6.4, 6.8])
 
 
 def test_delay_says_that_retransmissions_are_not_configured(four: Run) -> None:
@@ -317,6 +320,11 @@ def test_step_time_stacks_to_the_duration(four: Run) -> None:
     steps = np.diff(edges)
     assert steps.sum() == 200
     assert (top * steps).sum() == pytest.approx(four.of_node("sat-0")["duration_s"].sum(), rel=1e-6)
+    rows = four.of_node("sat-2")
+    widths = [bar.get_width() for bar in of_nodes.patches[2::4]]  # type: ignore[attr-defined]
+    assert widths == pytest.approx([rows[f"{part}_s"].mean() for part in PARTS], rel=1e-6)
+    areas = np.diff([0.0] + [(patch.get_data()[0] * steps).sum() for patch in over_steps.patches])  # type: ignore[attr-defined]
+    assert areas == pytest.approx([four.steps[f"{part}_s"].sum() / 4 for part in PARTS], rel=1e-6)
     ends = [bar.get_x() + bar.get_width() for bar in of_nodes.patches[-4:]]  # type: ignore[attr-defined]
     assert ends == pytest.approx([four.of_node("sat-0")["duration_s"].mean()] * 4, rel=1e-6)
 
@@ -362,6 +370,11 @@ def test_roc_has_every_control(four: Run) -> None:
     assert names == ["network", "untrained network", "RX", "ACE", "CEM", "brightness", "chance"]
     assert f"network ({four.summary['metrics']['auc']:.4f})" in legend_of(figure)
     assert [axes.get_xscale() for axes in figure.axes] == ["linear", "log"]
+    false_alarms, detections, _ = roc_of(four, "score")
+    (curve_of_network,) = [line for line in figure.axes[0].lines if str(line.get_label()).startswith("network")]
+    x, y = (np.asarray(data) for data in curve_of_network.get_data())
+    assert np.trapezoid(y, x) == pytest.approx(four.summary["metrics"]["auc"], abs=1e-6)
+    assert (x[-1], y[-1]) == (false_alarms[-1], detections[-1])
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (20, 90), (150, 30)])
@@ -527,6 +540,20 @@ def test_overlays_of_runs(three_compressors: list[Run], tmp_path: Path) -> None:
         assert sent == pytest.approx(run.summary["bytes_sent"]["sat-0"] / 1e6, rel=0.01)
         assert 1 - missed == pytest.approx(run.summary["metrics"]["auc"])
         assert sent < by_bytes.get_xlim()[1]
+        (clock,) = [line.get_xdata()[0] for line in figure.axes[1].lines if line.get_label() == label]  # type: ignore[index]
+        assert clock == pytest.approx(run.summary["time_s"])
+    for axes, ends in zip(
+        loss_of_runs(three_compressors).axes,
+        (
+            [run.summary["time_s"] for run in three_compressors],
+            [run.summary["bytes_sent"]["sat-0"] / 1e6 for run in three_compressors],
+        ),
+        strict=True,
+    ):
+        assert [line.get_xdata()[-1] for line in axes.lines] == pytest.approx(ends, rel=0.01)  # type: ignore[index]
+    curves = roc_of_runs(three_compressors).axes[0].lines[:3]
+    areas = [np.trapezoid(*(np.asarray(data) for data in line.get_data()[::-1])) for line in curves]
+    assert areas == pytest.approx([run.summary["metrics"]["auc"] for run in three_compressors], abs=1e-6)
 
 
 def test_runs_that_coincide_are_all_seen(three_compressors: list[Run], tmp_path: Path) -> None:
