@@ -102,6 +102,9 @@ def test_figures_are_of_the_pixels_that_did_not_give_the_prior(
     assert metrics["auc_untrained"] != pytest.approx(metrics["auc"])
     np.testing.assert_array_equal(found.maps["scored"], ~prior.used)
     np.testing.assert_array_equal(found.maps["residual"], maps[2]["residual"])
+    np.testing.assert_allclose(found.maps["score"], detection.fuse(**named(maps[2])), rtol=1e-6)
+    for name, scores in detection.controls(of.scene, prior).items():
+        np.testing.assert_allclose(found.maps[name], scores, rtol=1e-5)
     np.testing.assert_allclose(found.maps["untrained"], detection.fuse(**named(maps[0])), rtol=1e-6)
     # An evaluation is as late as the last node that it is of.
     assert [one["time_s"] for one in found.summary["evaluations"]] == [0.5, 1.5, 2.5]

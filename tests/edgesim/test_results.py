@@ -290,6 +290,12 @@ def test_a_summary_of_nodes_and_steps_that_differ(tmp_path: Path) -> None:
     assert summary["links"]["a->b"]["measured"]["rate_bit_s"] == pytest.approx(1000 * sum(range(1, 100)) / 9.9)
 
 
+def test_a_delay_is_the_mean_over_all_its_samples(tmp_path: Path) -> None:
+    events = [step(0, 1, received=Received(0.01, 0.01, 3)), step(0, 2, received=Received(0.05, 0.05, 1))]
+    summary = summary_of(written(tmp_path, "ab", [*events, step(1, 1), step(1, 2)]))
+    assert summary["links"]["b->a"]["measured"]["delay_s"] == pytest.approx(0.02)
+
+
 def test_a_float32_survives(tmp_path: Path) -> None:
     losses = np.random.default_rng(0).random(50, np.float32)
     run = written(tmp_path, "a", [step(0, place + 1, loss=float(loss)) for place, loss in enumerate(losses)])
@@ -337,6 +343,7 @@ def test_a_failed_run_is_summed_up_to_where_it_came(tmp_path: Path) -> None:
     assert summary["steps"] == 1
     assert summary["time_s"] == 0.8
     assert summary["bytes_sent"] == {"a": 2100, "b": 1050}
+    assert summary["bytes_dense"] == {"a": 4200}  # of the steps that it came to
     assert summary["bytes_setup"] == {"a": 512, "b": None}
     assert summary["links"]["b->a"]["applied"] is None
     assert summary["ratio_values"] == 2.0

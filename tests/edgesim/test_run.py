@@ -51,6 +51,8 @@ def test_a_run_trains_measures_and_draws(nodes: int, write_topology: Write, tmp_
     run = load(out)
     assert len(run.steps["step"]) == 12 * nodes
     assert len(run.links["step"]) == (12 * nodes if nodes > 1 else 0)
+    losses = run.of_node("n0")["loss"]
+    assert losses[-1] < losses[0]
     parts = sum(run.steps[f"{part}_s"] for part in ("compute", "encode", "wait", "transfer", "decode"))
     np.testing.assert_allclose(parts, run.steps["duration_s"], rtol=1e-6)
     assert (out / "figures" / "roc.png").stat().st_size > 10_000

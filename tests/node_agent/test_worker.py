@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
-from node_agent.worker import digest, fingerprint
+from node_agent.worker import Observer, digest, fingerprint
 
 
 def test_digests_cover_every_bit_of_every_parameter() -> None:
@@ -24,3 +27,33 @@ def test_the_digest_is_sha256_of_the_parameters_in_order() -> None:
     model = nn.Linear(3, 2)
     content = b"".join(p.detach().numpy().tobytes() for p in (model.weight, model.bias))
     assert digest(model) == hashlib.sha256(content).hexdigest()
+
+
+class Standing:
+    """A clock that notes whether it stood when it was looked at."""
+
+    virtual = False
+    standing = False
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        self.standing = True
+        yield
+        self.standing = False
+
+
+def test_observing_takes_no_time_of_the_run() -> None:
+    clock, seen = Standing(), []
+
+    class Watched:
+        def observe(self) -> dict[str, Any]:
+            seen.append(clock.standing)
+            return {}
+
+    class OneJob:
+        rank, node, steps, evaluate_every = 0, "a", 10, 4
+
+    observer = Observer(OneJob(), Watched(), clock, None, lambda event: seen.append(event.step))  # type: ignore[arg-type, union-attr]
+    observer.observe(4, 1.0)
+    assert seen == [True, 4]
+    assert [step for step in range(1, 11) if observer.due(step)] == [4, 8, 10]
