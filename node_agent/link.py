@@ -151,5 +151,7 @@ class IncomingLink:
             self.meter.take(header, header.arrival, waited=header.arrival > asked)
         else:
             arrived = time.monotonic()
-            self.meter.take(header, arrived, waited=arrived - asked > self.WAITED)
+            # What was due before it was asked for tells when it was asked for, not when it came.
+            waited = asked < header.arrival and arrived - asked > self.WAITED
+            self.meter.take(header, arrived, waited)
         return frame

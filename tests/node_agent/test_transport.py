@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from node_agent.link import DelayLine
+from node_agent.clock import WallClock
+from node_agent.link import DelayLine, IncomingLink
 from node_agent.link_model import LinkError
 from node_agent.transport import HEADER_BYTES, FramePool
 
@@ -85,3 +86,27 @@ def test_a_failed_delivery_is_told_to_whoever_sends_next() -> None:
     assert channel.done.wait(timeout=20)
     with pytest.raises(LinkError, match="gone"):
         line.close()
+
+
+class Feeding:
+    """A channel whose messages are there after `seconds`, due `early` seconds before that."""
+
+    def __init__(self, seconds: float, early: float) -> None:
+        self.seconds, self.early = seconds, early
+
+    def receive(self, octets: Tensor) -> Tensor:
+        return octets
+
+    def finish(self, octets: Tensor) -> None:
+        due = time.monotonic() + self.seconds - self.early
+        frame = FramePool(100).take().fill(torch.zeros(10, dtype=torch.uint8), total=10)
+        frame.write_header(due - 0.5, due, back_to_back=False)
+        octets[: HEADER_BYTES + 10] = frame.on_the_wire
+        time.sleep(self.seconds)
+
+
+@pytest.mark.parametrize(("seconds", "early", "seen"), [(0.1, 0.0, 1), (0.1, 5.0, 0)])
+def test_an_arrival_is_seen_by_those_who_asked_before_it_was_due(seconds: float, early: float, seen: int) -> None:
+    link = IncomingLink(Feeding(seconds, early), FramePool(100))  # type: ignore[arg-type]
+    link.receive(WallClock())
+    assert link.meter.measured().delay_samples == seen
