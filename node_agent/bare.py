@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 AHEAD = 4
 """receives posted ahead of the one that is waited for"""
 
+SHORTEST, LONGEST = 2**20, 2**22
+"""bytes of a segment: a quarter of a chunk within these bounds. Handling a message costs as much as moving some hundred
+kilobytes, and without several of them under way a node would wait for whole chunks."""
+
 
 def all_reduce(
     flat: Tensor,
@@ -33,11 +37,12 @@ def all_reduce(
 ) -> Sent:
     """Reduce the 1-D tensor `flat` over all nodes, in place; `bounds` are its chunks, one a node.
 
-    Returns what this node sent. Raises LinkError if a neighbour fails.
+    `pool` has room for the longest segment. Returns what this node sent. Raises LinkError if a neighbour fails.
     """
     size = len(bounds)
     owned_at, hops = size - 2, 2 * (size - 1)
-    length = pool.room // flat.element_size()
+    chunk = -(-flat.numel() // size) * flat.element_size()
+    length = min(max(chunk // 4, SHORTEST), LONGEST) // flat.element_size()
     arriving = deque(
         (hop, start, stop) for hop in range(hops) for start, stop in _segments(bounds[(rank - hop - 1) % size], length)
     )

@@ -79,6 +79,7 @@ class Ring:
         self._pool = pool
         self._frame = pool.room if pool is not None else FRAME
         self._bare = bare_channels
+        self._scratch = FramePool(bare.LONGEST)
 
     def all_reduce(self, tensor: Tensor, op: Reduce = "sum") -> None:
         """Reduce a contiguous CPU tensor of any length over all nodes, in place.
@@ -93,7 +94,7 @@ class Ring:
         bounds = chunk_bounds(flat.numel(), self.size)
         reduce = _REDUCTIONS[op]
         if self._bare is not None:
-            self.outgoing.sent += bare.all_reduce(flat, bounds, self.rank, reduce, *self._bare, self._pool)
+            self.outgoing.sent += bare.all_reduce(flat, bounds, self.rank, reduce, *self._bare, self._scratch)
             return
         owned_at, hops = self.size - 2, 2 * (self.size - 1)
 
