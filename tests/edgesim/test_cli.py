@@ -180,6 +180,13 @@ def test_doctor_finds_what_a_run_needs() -> None:
     assert "imposed in user space" in edgesim("doctor")[1]
 
 
+def test_doctor_fails_where_no_run_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.is_gloo_available", lambda: False)
+    code, output, _ = edgesim("doctor")
+    assert code == 1
+    assert "no run is possible here: torch.distributed" in output
+
+
 def test_help_needs_neither_torch_nor_matplotlib() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from edgesim.cli import app\n"

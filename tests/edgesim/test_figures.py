@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from sklearn.metrics import auc
 
 from edgesim import figures
 from edgesim.figures import series
@@ -138,7 +139,7 @@ def make_run(
         metrics = {"auc" if name == "score" else f"auc_{name}": area for name, area in areas.items()}
         folder.record_evaluation(steps, clock, metrics)
     folder.close()
-    folder.write_summary(summarise(load(path), wall_s=clock))
+    folder.write_summary(summarise(load(path), wall_s=2 * clock))
     return load(path)
 
 
@@ -231,17 +232,18 @@ def test_pyplot_is_never_imported(four: Run, tmp_path: Path) -> None:
 def test_throughput_shows_configured_measured_and_carried(four: Run) -> None:
     panels = panels_of(throughput(four))
     assert list(panels) == ["sat-0 → sat-1", "sat-1 → sat-2", "sat-2 → sat-3", "sat-3 → sat-0"]
-    slow = panels["sat-1 → sat-2"]
+    slow, lossy = panels["sat-1 → sat-2"], panels["sat-3 → sat-0"]
     assert dashed(slow) == 2.0
     assert dashed(panels["sat-0 → sat-1"]) == 10.0
     _, measured = curve(slow, ".")
     assert np.nanmedian(measured) == pytest.approx(2.0, rel=0.02)
-    carried, edges, _ = slow.patches[-1].get_data()  # type: ignore[attr-defined]
-    assert len(carried) <= 150
-    rows = four.of_link("sat-1", "sat-2")
-    sent = sum(rows[f"{part}_bytes"].sum() for part in ("payload", "header", "retransmitted"))
-    # The area under what was carried is what was sent.
-    assert (carried * np.diff(edges)).sum() * 1e6 / 8 == pytest.approx(sent)
+    for panel, link in ((slow, ("sat-1", "sat-2")), (lossy, ("sat-3", "sat-0"))):
+        carried, edges, _ = panel.patches[-1].get_data()  # type: ignore[attr-defined]
+        assert len(carried) <= 150
+        rows = four.of_link(*link)
+        sent = sum(rows[f"{part}_bytes"].sum() for part in ("payload", "header", "retransmitted"))
+        # The area under what was carried is what was sent.
+        assert (carried * np.diff(edges)).sum() * 1e6 / 8 == pytest.approx(sent, rel=1e-9)
     assert edges[-1] == pytest.approx(four.summary["time_s"])
 
 
@@ -373,8 +375,12 @@ def test_roc_has_every_control(four: Run) -> None:
     false_alarms, detections, _ = roc_of(four, "score")
     (curve_of_network,) = [line for line in figure.axes[0].lines if str(line.get_label()).startswith("network")]
     x, y = (np.asarray(data) for data in curve_of_network.get_data())
-    assert np.trapezoid(y, x) == pytest.approx(four.summary["metrics"]["auc"], abs=1e-6)
+    assert auc(x, y) == pytest.approx(four.summary["metrics"]["auc"], abs=1e-6)
     assert (x[-1], y[-1]) == (false_alarms[-1], detections[-1])
+    for line in figure.axes[0].lines:
+        label = str(line.get_label())
+        if label.endswith(")"):
+            assert auc(*line.get_data()) == pytest.approx(float(label[label.rindex("(") + 1 : -1]), abs=6e-5), label
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (20, 90), (150, 30)])
@@ -552,7 +558,7 @@ def test_overlays_of_runs(three_compressors: list[Run], tmp_path: Path) -> None:
     ):
         assert [line.get_xdata()[-1] for line in axes.lines] == pytest.approx(ends, rel=0.01)  # type: ignore[index]
     curves = roc_of_runs(three_compressors).axes[0].lines[:3]
-    areas = [np.trapezoid(*(np.asarray(data) for data in line.get_data()[::-1])) for line in curves]
+    areas = [auc(*line.get_data()) for line in curves]
     assert areas == pytest.approx([run.summary["metrics"]["auc"] for run in three_compressors], abs=1e-6)
 
 

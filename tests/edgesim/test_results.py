@@ -335,7 +335,7 @@ def test_the_summary_is_strict_json_whatever_was_measured(tmp_path: Path) -> Non
 
 
 def test_a_failed_run_is_summed_up_to_where_it_came(tmp_path: Path) -> None:
-    events: list[Event] = [started(0, parameters=500), step(0, 1), step(1, 1), step(0, 2)]
+    events: list[Event] = [started(0, parameters=500), started(1, parameters=500), step(0, 1), step(1, 1), step(0, 2)]
     events += [Fault(1, "b", "MemoryError", "…")]
     summary = summary_of(written(tmp_path, "ab", events), status="failed", error="node b: MemoryError")
     assert summary["status"] == "failed"
@@ -343,9 +343,8 @@ def test_a_failed_run_is_summed_up_to_where_it_came(tmp_path: Path) -> None:
     assert summary["steps"] == 1
     assert summary["time_s"] == 0.8
     assert summary["bytes_sent"] == {"a": 2100, "b": 1050}
-    assert summary["bytes_dense"] == {"a": 4200}  # of the steps that it came to
-    assert summary["bytes_setup"] == {"a": 512, "b": None}
-    assert summary["links"]["b->a"]["applied"] is None
+    assert summary["bytes_dense"] == {"a": 4200, "b": 2100}  # of the steps that each came to
+    assert summary["bytes_setup"] == {"a": 512, "b": 512}
     assert summary["ratio_values"] == 2.0
     assert summary["nodes_agree"] is None
     assert summary["params_sha256"] is None

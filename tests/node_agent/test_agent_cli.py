@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 
-from node_agent.compression.settings import GCCSettings
+from node_agent.clock import VirtualClock
+from node_agent.compression.settings import GCCSettings, NoneSettings
 from node_agent.job import BackgroundSettings, Job, LinkSettings, SceneSettings
+from node_agent.ring import Ring
+from node_agent.workloads.background import BackgroundLearning
 from node_agent.workloads.scenes import open_scene, target_prior
 
 AGENT = [sys.executable, "-c", "from node_agent.cli import main; main()"]
@@ -32,8 +37,8 @@ def jobs(scene: Path, folder: Path, size: int) -> list[Job]:
             seed=1,
             steps=5,
             clock="virtual",
-            outgoing=links[rank],
-            incoming=links[rank - 1],
+            outgoing=links[rank] if size > 1 else None,
+            incoming=links[rank - 1] if size > 1 else None,
             rendezvous=f"file://{folder}/rendezvous",
             compressor=GCCSettings(),
             workload=BackgroundSettings(
@@ -56,13 +61,34 @@ def test_jobs_started_by_hand_find_one_another_and_agree(scene: Path, tmp_path: 
         processes.append(subprocess.Popen([*AGENT, "run", str(file)], stdout=subprocess.PIPE, text=True))
     finished: list[dict[str, Any]] = []
     for process in processes:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=240)
         assert process.returncode == 0
         events = [json.loads(line) for line in output.splitlines()]
         assert [event["step"] for event in events if event["event"] == "step"] == [1, 2, 3, 4, 5]
         finished.append(events[-1])
     assert finished[0]["event"] == finished[1]["event"] == "finished"
     assert finished[0]["params_sha256"] == finished[1]["params_sha256"]
+
+
+def test_one_node_alone_trains_as_adam_does(scene: Path, tmp_path: Path) -> None:
+    (job,) = jobs(scene, tmp_path, 1)
+    job = job.model_copy(update={"compressor": NoneSettings()})
+    (tmp_path / "job.json").write_text(job.model_dump_json())
+    done = subprocess.run([*AGENT, "run", str(tmp_path / "job.json")], capture_output=True, text=True, check=True)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+
+    workload = BackgroundLearning(job.workload, job.seed, 0)
+    workload.prepare(Ring(0, 1, VirtualClock()))
+    optimiser = torch.optim.Adam(workload.model.parameters(), lr=job.workload.learning_rate)
+    losses = []
+    for _ in range(job.steps):
+        optimiser.zero_grad()
+        loss = workload.loss()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert [event["loss"] for event in events if event["event"] == "step"] == pytest.approx(losses, rel=1e-5)
+    assert losses[-1] < losses[0]
 
 
 def test_a_job_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from node_agent.link_model import LinkModel, frame_bytes
 from node_agent.ring import Ring
 from node_agent.transport import Channel, FramePool, Handshake
 
-LIMIT = 60.0
+LIMIT = 240.0
 """s that a test may take before its processes are ended"""
 
 

@@ -6,14 +6,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from hypothesis import settings
 from torch import Tensor
 
 from node_agent.compression.base import Compressor, Exchanged, Payload, StepContext
-
-# A busy machine is no failure.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
 
 Gradients = dict[str, Tensor]
 Lockstep = Callable[..., tuple[list[Exchanged], list[list[Payload]]]]

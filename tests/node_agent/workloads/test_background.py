@@ -40,7 +40,7 @@ class Group:
     def __init__(self, size: int) -> None:
         self.size = size
         self.slots: list[Tensor] = [torch.empty(0)] * size
-        self.barrier = threading.Barrier(size, timeout=20)
+        self.barrier = threading.Barrier(size, timeout=240)
 
     def member(self, rank: int) -> Any:
         group = self
