@@ -88,7 +88,6 @@ def test_one_node_alone_trains_as_adam_does(scene: Path, tmp_path: Path) -> None
         optimiser.step()
         losses.append(loss.item())
     assert [event["loss"] for event in events if event["event"] == "step"] == pytest.approx(losses, rel=1e-5)
-    assert losses[-1] < losses[0]
 
 
 def test_a_job_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
