@@ -189,13 +189,20 @@ def channels(job: Job, tag: int) -> tuple[Channel, Channel]:
     )
 
 
+def link_model(job: Job) -> LinkModel | None:
+    """What the node imposes on its outgoing link, with randomness of the link's own; None if it is alone."""
+    if job.outgoing is None:
+        return None
+    return LinkModel(job.outgoing, np.random.default_rng([job.seed, 0x11A, job.rank]))
+
+
 def make_ring(job: Job, clock: Clock, latency: float = 0.0) -> Ring:
     """The ring of a job's links, over the process group that this process has joined and shaken hands in."""
-    if job.outgoing is None:
+    model = link_model(job)
+    if model is None:
         return Ring(job.rank, job.world_size, clock)
     to_next, from_previous = channels(job, RING)
     pool = FramePool(job.frame)
-    model = LinkModel(job.outgoing, np.random.default_rng([job.seed, 0x11A, job.rank]))
     outgoing = OutgoingLink(model, to_next, pool, clock, latency)
     bare = channels(job, BARE) if job.bare else None
     return Ring(job.rank, job.world_size, clock, outgoing, IncomingLink(from_previous, pool), pool, bare)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from node_agent.worker import Observer, digest, fingerprint
+from node_agent.job import Job, LinkSettings
+from node_agent.worker import Observer, digest, fingerprint, link_model
 
 
 def test_digests_cover_every_bit_of_every_parameter() -> None:
@@ -57,3 +58,15 @@ def test_observing_takes_no_time_of_the_run() -> None:
     observer.observe(4, 1.0)
     assert seen == [True, 4]
     assert [step for step in range(1, 11) if observer.due(step)] == [4, 8, 10]
+
+
+def test_every_link_has_a_randomness_of_its_own_that_the_seed_decides() -> None:
+    def delays(seed: int, rank: int) -> list[float]:
+        link = LinkSettings(source="a", target="b", delay=1.0, jitter=0.1)
+        model = link_model(Job.model_construct(seed=seed, rank=rank, outgoing=link))
+        assert model is not None
+        return [model.transmit(1, now=10.0 * k).arrival for k in range(5)]
+
+    assert delays(1, 0) == delays(1, 0)
+    assert len({tuple(delays(seed, rank)) for seed in (1, 2) for rank in (0, 1)}) == 4
+    assert link_model(Job.model_construct(seed=1, rank=0, outgoing=None)) is None
