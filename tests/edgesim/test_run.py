@@ -70,7 +70,7 @@ def test_a_run_trains_measures_and_draws(nodes: int, write_topology: Write, tmp_
 
 
 def test_wall_and_virtual_clock_train_the_same_parameters_bit_for_bit(write_topology: Write, tmp_path: Path) -> None:
-    file = write_topology(3, "  compressor: {name: nsi, density: 0.1}\n", links="{rate: 1 Mbit/s, delay: 5 ms}")
+    file = write_topology(3, "  compressor: {name: nsi, density: 0.1}\n", links="{rate: 3 Mbit/s, delay: 5 ms}")
     digests, times = [], []
     for clock in ("virtual", "wall"):
         done = edgesim("run", file, "--clock", clock, "--out", tmp_path / clock, "--no-figures")
