@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
@@ -42,6 +43,7 @@ class LocalFleet:
         self._nodes: list[_LocalNode] = []
 
     def start(self, jobs: Sequence[Job], logs: Sequence[Path]) -> None:
+        multiprocessing.resource_tracker.ensure_running()  # it would unblock interrupts inside
         with _environment(_ONE_THREAD), _without_interrupts():
             multiprocessing.forkserver.ensure_running()
         self._nodes = [_LocalNode(self._context, job, log) for job, log in zip(jobs, logs, strict=True)]
@@ -197,15 +199,21 @@ def _tail(log: Path) -> str:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """What is started inside ignores the interrupt that a terminal sends to all of its processes."""
+    """What is started inside has the interrupt blocked that a terminal sends to all of its processes. One that arrives
+    meanwhile is not lost: it comes afterwards."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    arrived: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: arrived.append(number))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         signal.signal(signal.SIGINT, before)
+        if arrived:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager

@@ -257,7 +257,7 @@ def test_a_killed_node_ends_the_run_at_once_and_is_named(running: Any) -> None:
     assert load(out).steps["step"].max() >= 3
 
 
-@pytest.mark.parametrize("there", ["config.json", "logs/n1.log", "events.jsonl"])
+@pytest.mark.parametrize("there", ["logs/n1.log", "events.jsonl"])
 def test_an_interrupt_from_the_terminal_is_clean_from_the_first_moment(
     there: str, write_topology: Write, tmp_path: Path
 ) -> None:
