@@ -24,17 +24,54 @@ class Window(Settings):
     end: float
 
 
-class LinkSettings(Settings):
+class Bursts(Settings):
+    """Losses that come in bursts: the Gilbert-Elliott model, a chain of two states that takes a step per packet."""
+
+    enter: float = Field(gt=0, le=1, description="probability that the good state is followed by the bad one (p)")
+    leave: float = Field(gt=0, le=1, description="probability that the bad state is followed by the good one (r)")
+    lost_inside: float = Field(default=1.0, gt=0, le=1, description="probability of loss in the bad state (1 - h)")
+    lost_outside: float = Field(default=0.0, ge=0, le=1, description="probability of loss in the good state (1 - k)")
+
+    @property
+    def mean(self) -> float:
+        """The probability that a packet is lost, over a long time."""
+        inside = self.enter / (self.enter + self.leave)
+        return inside * self.lost_inside + (1 - inside) * self.lost_outside
+
+
+class LinkState(Settings):
+    """What of a link may change while a run goes on."""
+
+    rate: float | None = Field(default=None, description="bit/s; None: not limited")
+    delay: float = Field(default=0.0, description="one-way propagation delay, s")
+    jitter: float = Field(default=0.0, description="standard deviation of the delay, s")
+    loss: float = Field(default=0.0, description="probability that a packet is lost, 0..1; with bursts, their mean")
+    bursts: Bursts | None = Field(default=None, description="how losses cluster; None: each packet on its own")
+
+
+class Change(LinkState):
+    """From `at` (s, by the run's clock) on the link is as this says, in all of it."""
+
+    at: float
+
+
+class LinkSettings(LinkState):
     """One direction of a link."""
 
     source: str
     target: str
-    rate: float | None = Field(default=None, description="bit/s; None: not limited")
-    delay: float = Field(default=0.0, description="one-way propagation delay, s")
-    jitter: float = Field(default=0.0, description="standard deviation of the delay, s")
-    loss: float = Field(default=0.0, description="probability that a packet is lost, 0..1")
+    jitter_kind: Literal["normal", "uniform", "pareto"] = Field(default="normal", description="distribution of jitter")
+    reorder: bool = Field(default=False, description="whether jitter may let a message overtake another")
+    queue: int | None = Field(
+        default=None, description="bytes that may wait for the link before their sender has to; None: any number"
+    )
+    overhead: int = Field(default=0, description="bytes of framing that each packet of 1,500 bytes takes besides")
     schedule: tuple[Window, ...] | None = Field(
         default=None, description="contact windows, ascending; None: always open"
+    )
+    changes: tuple[Change, ...] = Field(default=(), description="ascending; before the first, the link's own values")
+    deadline: float | None = Field(
+        default=None, description="longest that a message may wait for contact, s; None: until the last window"
     )
 
     @property
@@ -44,7 +81,17 @@ class LinkSettings(Settings):
     @property
     def bare(self) -> bool:
         """Whether the link is left as the transport gives it."""
-        return self.rate is None and self.schedule is None and not any((self.delay, self.jitter, self.loss))
+        unshaped = self.rate is None and not any((self.delay, self.jitter, self.loss))
+        return unshaped and self.schedule is None and not self.changes
+
+    def state_at(self, moment: float) -> LinkState:
+        """What holds at `moment`, s by the run's clock."""
+        state: LinkState = self
+        for change in self.changes:
+            if change.at > moment:
+                break
+            state = change
+        return state
 
 
 class SceneSettings(Settings):
