@@ -124,6 +124,13 @@ class BackgroundSettings(Settings):
 WorkloadSettings = Annotated[Union[BackgroundSettings], Field()]  # noqa: UP007
 
 
+class Entrance(Settings):
+    """Where the namespaces of an emulated node are entered: paths below /proc."""
+
+    network: str
+    user: str | None = Field(default=None, description="None: the node's network belongs to no user namespace of its own")
+
+
 class Job(Settings):
     """Everything that one node of a run needs to know."""
 
@@ -144,6 +151,11 @@ class Job(Settings):
     )
     rendezvous: str = Field(description="init_method of torch.distributed: file:///path or tcp://host:port")
     interface: str = Field(default="lo", description="network interface of the data plane")
+    aside: str | None = Field(
+        default=None, description="network interface past the links; None: the data plane's own, where nothing is held"
+    )
+    imposed: Literal["node", "kernel"] = Field(default="node", description="who imposes the outgoing link")
+    entrance: Entrance | None = Field(default=None, description="namespaces to enter first; None: the host's own")
     timeout: float = Field(default=60.0, description="longest silence from a neighbour, beyond its link's own time, s")
     compressor: AnyCompressorSettings
     bucket_bytes: int = Field(default=25 * 2**20, description="gradients gathered before an exchange starts")

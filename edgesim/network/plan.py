@@ -1,0 +1,207 @@
+"""A topology as a network of namespaces: which device joins which nodes, their addresses, and the routes over them. Pure.
+
+Every node has two addresses. The data address stands on a device of its own (`DATA`) that no link belongs to, and is
+reached over the links, over several hops where two nodes are not joined directly. The management address (`ASIDE`) is
+reached past the links, unshaped: it is for what no link should carry, such as rendezvous and barriers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import networkx as nx
+
+from edgesim.network.shaping import (
+    HIGHEST_RATE,
+    LOWEST_RATE,
+    Counters,
+    beyond_rate,
+    limited,
+    netem_suffices,
+    states,
+)
+from edgesim.topology.problems import Refusal
+from edgesim.topology.quantities import format_rate
+from edgesim.topology.schema import Topology
+from node_agent.job import LinkSettings
+
+DATA = "data0"
+ASIDE = "mgmt0"
+
+CONGESTION_CONTROL = "reno"
+"""of every namespace: otherwise the host's own default would decide how transfers behave (bbr paces them by itself). Reno
+is the one that every kernel has and lets any namespace choose (RFC 5681)."""
+
+# 198.18.0.0/15 is set aside for tests of networks (RFC 2544): no route that a host has is hidden by it.
+_DATA_NETWORK = "198.18.0"
+_ASIDE_NETWORK = "198.19.0"
+ASIDE_ROUTER = f"{_ASIDE_NETWORK}.254"
+ASIDE_RANGE = f"{_ASIDE_NETWORK}.0/24"
+
+Means = Literal["kernel", "netem", "relay"]
+"""kernel: a veth pair, each end with a token bucket; netem: with netem behind it; relay: TUN devices with token buckets,
+and a process between them"""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What was found to work here."""
+
+    forbidden: str | None = None
+    """why no network namespace can be had; None: they can"""
+    unprivileged: bool = False
+    """whether that takes a user namespace"""
+    buckets: str | None = None
+    """why tbf does not work; None: it does"""
+    netem: bool = False
+    tun: str | None = None
+    """why TUN devices do not work; None: they do"""
+    congestion: str | None = None
+    """why the congestion control cannot be pinned; None: it can"""
+
+
+class Unavailable(ValueError):
+    """Links that cannot be imposed here: (path in the topology file, refusal) of each."""
+
+    def __init__(self, problems: list[tuple[tuple[str | int, ...], Refusal]]) -> None:
+        super().__init__("\n".join(f"{'.'.join(map(str, path))}: {refusal}" for path, refusal in problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Wire:
+    """Both directions of a link, between the nodes of ranks `ends`."""
+
+    ends: tuple[int, int]
+    forward: LinkSettings
+    """from the first end to the second"""
+    backward: LinkSettings
+    means: Means
+
+    def device(self, end: int) -> str:
+        """The name of the device at end 0 or 1, after the node at the other end."""
+        return f"to-{self.ends[1 - end]}"
+
+    def leaving(self, end: int) -> LinkSettings:
+        """The direction whose packets leave at end 0 or 1."""
+        return (self.forward, self.backward)[end]
+
+
+@dataclass(frozen=True)
+class Plan:
+    run: str
+    nodes: tuple[str, ...]
+    """in ring order: a node's rank is its place"""
+    wires: tuple[Wire, ...]
+    seed: int = 0
+
+    def wires_of(self, rank: int) -> Iterator[tuple[Wire, int]]:
+        """Each link of a node, and which of its ends the node is."""
+        for wire in self.wires:
+            if rank in wire.ends:
+                yield wire, wire.ends.index(rank)
+
+    def next_hops(self, rank: int) -> dict[int, int]:
+        """For every other node the neighbour through which packets go to it: over the fewest links, and of several
+        such ways the one whose nodes come first."""
+        graph = nx.Graph()
+        graph.add_nodes_from(range(len(self.nodes)))
+        graph.add_edges_from(sorted(tuple(sorted(wire.ends)) for wire in self.wires))
+        distances = dict(nx.all_pairs_shortest_path_length(graph))
+        near = sorted(graph[rank])
+        return {
+            other: min((distances[hop][other], hop) for hop in near if other in distances[hop])[1]
+            for other in range(len(self.nodes))
+            if other != rank and other in distances[rank]
+        }
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One direction of a link as the kernel (and the relay) report it."""
+
+    link: LinkSettings
+    """requested settings, with what was read back in the place of what was asked"""
+    means: str
+    burst: int | None
+    """bytes; None: no token bucket"""
+    offloads: tuple[str, ...]
+    """that the device still has: none"""
+    counters: Counters
+    relayed: dict[str, Any]
+    """the relay's own counters; empty without one"""
+
+
+def data_address(rank: int) -> str:
+    return f"{_DATA_NETWORK}.{rank + 1}"
+
+
+def aside_address(rank: int) -> str:
+    return f"{_ASIDE_NETWORK}.{rank + 1}"
+
+
+def make_plan(topology: Topology, run: str, kernel: Kernel, most_relayed: float) -> Plan:
+    """How the links of a topology are imposed by this kernel; `most_relayed` is the highest rate (bit/s) that the relay
+    carries.
+
+    Raises Unavailable with everything that cannot be.
+    """
+    ranks = {name: rank for rank, name in enumerate(topology.ring)}
+    wires, problems = [], []
+    for place, link in enumerate(topology.links):
+        source, target = link.between
+        forward, backward = link.settings(source, target), link.settings(target, source)
+        means = _means(forward, backward, kernel)
+        wires.append(Wire((ranks[source], ranks[target]), forward, backward, means))
+        problems += [
+            (("links", place), refusal)
+            for settings in (forward, backward)
+            for refusal in _refusals(settings, means, kernel, most_relayed)
+        ]
+    if kernel.forbidden is not None or kernel.congestion is not None:
+        reason = f"no network namespace here ({kernel.forbidden})" if kernel.forbidden else str(kernel.congestion)
+        problems = [(("emulation", "links"), Refusal(reason, "links: userspace, which needs no privileges"))]
+    if problems:
+        raise Unavailable(problems)
+    return Plan(run, tuple(topology.ring), tuple(wires), topology.seed)
+
+
+def _means(forward: LinkSettings, backward: LinkSettings, kernel: Kernel) -> Means:
+    directions = (forward, backward)
+    if not any(beyond_rate(settings) for settings in directions):
+        return "kernel"
+    return "netem" if kernel.netem and all(netem_suffices(settings) for settings in directions) else "relay"
+
+
+def _refusals(settings: LinkSettings, means: Means, kernel: Kernel, most_relayed: float) -> Iterator[Refusal]:
+    rates = [state.rate for state in states(settings) if state.rate is not None]
+    found = f"{settings.name}"
+    if limited(settings) and kernel.buckets is not None:
+        yield Refusal(f"{found} with a rate; {kernel.buckets}", "no rate in this kernel, or links: userspace")
+    if means == "relay" and kernel.tun is not None:
+        yield Refusal(
+            f"{found} with more than a rate, which takes TUN devices; {kernel.tun}",
+            "rate alone here, or links: userspace",
+        )
+    for rate in rates:
+        if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+            allowed = f"{format_rate(LOWEST_RATE)} to {format_rate(HIGHEST_RATE)} with links: netns"
+            yield Refusal(f"{found} at {format_rate(rate)}", allowed)
+    if means == "relay" and any(state.rate is None or state.rate > most_relayed for state in states(settings)):
+        fastest = "no limit" if any(state.rate is None for state in states(settings)) else format_rate(max(rates))
+        yield Refusal(
+            f"{found} at {fastest} with delay, jitter, loss or windows",
+            f"at most {format_rate(most_relayed)} with these and links: netns, as a process has to carry every packet",
+        )
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """For config.json: what imposes each link, and what TCP does."""
+    return {
+        "means": {"--".join((plan.nodes[wire.ends[0]], plan.nodes[wire.ends[1]])): wire.means for wire in plan.wires},
+        "tcp_congestion_control": CONGESTION_CONTROL,
+        "segmentation_offload": False,
+        "management_path": "rendezvous and barriers",
+    }
