@@ -1,1 +1,1 @@
-"""Links imposed by the kernel: a network namespace a node, devices between them, queueing disciplines on the devices."""
+"""Links imposed by the kernel: a network namespace a node, devices between them, queueing disciplines on these."""

@@ -5,13 +5,17 @@ Linux, Documentation/networking/tuntap.rst.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import struct
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeVar
 
-from edgesim.network.syscalls import CLONE_NEWNET, setns
+T = TypeVar("T")
 
 DEVICE = Path("/dev/net/tun")
 
@@ -19,6 +23,9 @@ _TUNSETIFF = 0x400454CA
 _IFF_TUN = 0x0001
 _IFF_NO_PI = 0x1000
 _NAME_BYTES = 15
+_CLONE_NEWNET = 0x40000000
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def open_tun(name: str) -> int:
@@ -41,24 +48,35 @@ def open_tun(name: str) -> int:
 
 def open_tun_inside(namespace: str, name: str) -> int:
     """As `open_tun`, in the network namespace behind the path `namespace`; the caller's own namespace stays."""
-    opened: list[int] = []
-    failed: list[Exception] = []
+    return inside(namespace, lambda: open_tun(name))
 
-    def enter_and_open() -> None:
+
+def inside(namespace: str, act: Callable[[], T]) -> T:
+    """What `act` returns, or raises, when it is called in the network namespace behind the path `namespace`.
+
+    It runs in a thread of its own: entering a namespace cannot always be undone, and ends with the thread that did it.
+    Raises OSError where the namespace cannot be entered.
+    """
+    result: Future[T] = Future()
+
+    def enter_and_act() -> None:
         try:
-            inside = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                setns(inside, CLONE_NEWNET)
+                _enter(descriptor)
             finally:
-                os.close(inside)
-            opened.append(open_tun(name))
-        except (OSError, ValueError) as error:
-            failed.append(error)
+                os.close(descriptor)
+            result.set_result(act())
+        except BaseException as error:
+            result.set_exception(error)
 
-    # A thread of its own: entering a namespace cannot always be undone, and ends with the thread that did it.
-    thread = threading.Thread(target=enter_and_open)
+    thread = threading.Thread(target=enter_and_act)
     thread.start()
     thread.join()
-    if failed:
-        raise failed[0]
-    return opened[0]
+    return result.result()
+
+
+def _enter(descriptor: int) -> None:
+    if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"setns: {os.strerror(number)}")
