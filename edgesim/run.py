@@ -7,8 +7,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,11 +19,14 @@ from numpy.typing import NDArray
 from edgesim import host
 from edgesim.comparison import compressor_label
 from edgesim.fleet.base import Fleet, NodeFailure
+from edgesim.network.namespaces import Network, NetworkError, run_id, usable_plan
+from edgesim.network.plan import ASIDE, DATA, Plan, describe
+from edgesim.network.shaping import expected
 from edgesim.results import Run, RunFolder, RunFolderError, load
 from edgesim.summary import summarise
 from edgesim.topology.schema import Topology
 from node_agent.compression.settings import CompressorSettings
-from node_agent.events import Event, Observation, Step
+from node_agent.events import ClockSet, Event, Observation, Step
 from node_agent.job import BackgroundSettings, Job, SceneSettings
 from node_agent.link_model import frame_bytes, patience
 from node_agent.workloads import detection
@@ -69,16 +72,19 @@ class Experiment:
     rgb: NDArray[np.uint8]
     overrides: tuple[str, ...] = ()
     """what was changed of it on the command line"""
+    plan: Plan | None = None
+    """how the kernel imposes the links; None: the nodes do"""
 
     @classmethod
     def prepare(cls, topology: Topology, source: str, overrides: Sequence[str] = ()) -> Experiment:
-        """Open the scene, draw the prior, and run the controls.
+        """Open the scene, draw the prior, run the controls, and find out whether the links can be imposed here.
 
-        Raises SceneError as `open_scene_of`.
+        Raises SceneError as `open_scene_of`, Unavailable and NetworkError as `usable_plan`.
         """
+        plan = usable_plan(topology) if topology.emulation.links == "netns" else None
         scene, prior = open_scene_of(topology)
         controls, rgb = detection.controls(scene, prior), detection.false_colour(scene)
-        return cls(topology, source, scene, prior, controls, rgb, tuple(overrides))
+        return cls(topology, source, scene, prior, controls, rgb, tuple(overrides), plan)
 
     @property
     def scored(self) -> dict[str, int]:
@@ -86,7 +92,9 @@ class Experiment:
         truth = self.scene.mask[~self.prior.used]
         return {"targets": int(truth.sum()), "background": int((~truth).sum())}
 
-    def jobs(self, compressor: CompressorSettings, run: str, rendezvous: str) -> list[Job]:
+    def jobs(
+        self, compressor: CompressorSettings, run: str, rendezvous: str, network: Network | None = None
+    ) -> list[Job]:
         """One job per node, in ring order."""
         topology, training = self.topology, self.topology.training
         names = tuple(topology.ring)
@@ -94,6 +102,11 @@ class Experiment:
         incoming = {link.target: link for link in topology.ring_links()}
         frame = frame_bytes(links.values())
         factors = {node.name: node.compute_factor for node in topology.nodes}
+        imposed = {name: expected(link) for name, link in links.items()} if network else links
+        inside: list[dict[str, Any]] = [{}] * len(names)
+        if network is not None:
+            where = {"imposed": "kernel", "interface": DATA, "aside": ASIDE}
+            inside = [{**where, "entrance": entrance} for entrance in network.entrances]
         cuts = [self.scene.shape[0] * i // len(names) for i in range(len(names) + 1)]
         return [
             Job(
@@ -104,7 +117,7 @@ class Experiment:
                 steps=training.steps,
                 clock=topology.emulation.clock,
                 compute_factor=factors[name],
-                outgoing=links.get(name),
+                outgoing=imposed.get(name),
                 incoming=incoming.get(name),
                 frame=frame,
                 bare=topology.emulation.clock == "wall" and all(link.bare for link in links.values()),
@@ -121,6 +134,7 @@ class Experiment:
                     learning_rate=training.learning_rate,
                 ),
                 evaluate_every=training.evaluate_every,
+                **inside[rank],
             )
             for rank, name in enumerate(names)
         ]
@@ -138,19 +152,33 @@ class Experiment:
         try:
             folder.write_topology(self.source)
             folder.write_config(self._config(compressor))
-            with tempfile.TemporaryDirectory(prefix="edgesim-") as meeting, interruptible(), fleet:
-                jobs = self.jobs(compressor, path.name, f"file://{meeting}/rendezvous")
+            with (
+                tempfile.TemporaryDirectory(prefix="edgesim-") as meeting,
+                interruptible(),
+                self._network(path) as network,
+                fleet,
+            ):
+                jobs = self.jobs(compressor, path.name, f"file://{meeting}/rendezvous", network)
+                if network is not None:
+                    network.begin(time.monotonic())
+                    folder.record_network("began", network.applied())
                 fleet.start(jobs, [folder.log_path(job.node) for job in jobs])
                 for event in fleet.events():
+                    if isinstance(event, ClockSet):
+                        if network is not None and network.plan.changing:
+                            network.begin(event.origin_s)
+                        continue
                     folder.record(event)
                     evaluation = observed(event)
                     if evaluation is not None:
                         folder.record_evaluation(*evaluation)
                     watch(event)
+                if network is not None:
+                    folder.record_network("ended", network.applied())
             folder.write_maps(observed.maps())
         except NodeFailure as error:
             failure = RunError(str(error), error.log)
-        except (RunError, RunFolderError) as error:
+        except (RunError, RunFolderError, NetworkError) as error:
             failure = error if isinstance(error, RunError) else RunError(str(error))
         except KeyboardInterrupt:
             failure = Interrupted("interrupted")
@@ -170,6 +198,9 @@ class Experiment:
             raise failure
         return load(path)
 
+    def _network(self, path: Path) -> AbstractContextManager[Network | None]:
+        return nullcontext() if self.plan is None else Network(replace(self.plan, run=run_id(path)))
+
     def _config(self, compressor: CompressorSettings) -> dict[str, Any]:
         topology = self.topology
         return {
@@ -177,6 +208,7 @@ class Experiment:
             "nodes": list(topology.ring),
             "links": [link.model_dump() for link in topology.directed_links()],
             "clock": topology.emulation.clock,
+            "network": describe(self.plan) if self.plan is not None else None,
             "compressor": compressor.model_dump(),
             "scene": self.scene.describe,
             "prior": self.prior.label,

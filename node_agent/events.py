@@ -81,6 +81,16 @@ class Started:
 
 
 @dataclass(frozen=True)
+class ClockSet:
+    """The run's clock shows 0 when this host's monotonic clock shows `origin_s`: for what imposes links from outside,
+    and has to open and close them by the run's clock."""
+
+    rank: int
+    node: str
+    origin_s: float
+
+
+@dataclass(frozen=True)
 class Step:
     rank: int
     node: str
@@ -144,5 +154,5 @@ class Finished:
     """number of trained values"""
 
 
-Event = Union[Started, Step, Telemetry, Observation, Fault, Finished]  # noqa: UP007
+Event = Union[Started, ClockSet, Step, Telemetry, Observation, Fault, Finished]  # noqa: UP007
 Emit = Callable[[Event], None]

@@ -128,7 +128,7 @@ class Entrance(Settings):
     """Where the namespaces of an emulated node are entered: paths below /proc."""
 
     network: str
-    user: str | None = Field(default=None, description="None: the node's network belongs to no user namespace of its own")
+    user: str | None = Field(default=None, description="None: the network belongs to the host's own user namespace")
 
 
 class Job(Settings):
@@ -141,7 +141,9 @@ class Job(Settings):
     steps: int = Field(ge=1)
     clock: Literal["wall", "virtual"] = "wall"
     compute_factor: float = Field(default=1.0, description="virtual clock: seconds per CPU second measured here")
-    outgoing: LinkSettings | None = Field(description="the link to the next node of the ring; None if alone")
+    outgoing: LinkSettings | None = Field(
+        description="the link to the next node of the ring, as the node imposes it or has to expect it; None if alone"
+    )
     incoming: LinkSettings | None = Field(description="the link from the previous node; None if alone")
     frame: int = Field(
         default=FRAME, ge=64, le=FRAME, multiple_of=64, description="payload of the largest message, bytes"

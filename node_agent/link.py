@@ -29,14 +29,24 @@ class OutgoingLink:
     """Sends messages to one neighbour through a `LinkModel`. `send` never blocks on the link; `flush` does not
     return before the transport has taken everything that needs no holding back."""
 
-    def __init__(self, model: LinkModel, channel: Channel, pool: FramePool, clock: Clock, latency: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: LinkModel,
+        channel: Channel,
+        pool: FramePool,
+        clock: Clock,
+        latency: float = 0.0,
+        imposed: bool = True,
+    ) -> None:
+        """`imposed`: whether messages are held back as the model says; otherwise it only tells what to expect of a link
+        that something else imposes."""
         self.model = model
         self.sent = Sent()
         self._channel = channel
         self._pool = pool
         self._in_flight: deque[tuple[dist.Work, Frame]] = deque()
         self._line: DelayLine | None = None
-        if isinstance(clock, WallClock) and not model.settings.bare:
+        if isinstance(clock, WallClock) and imposed and not model.settings.bare:
             self._line = DelayLine(channel, pool, latency)
 
     def send(self, frame: Frame, clock: Clock) -> None:

@@ -101,18 +101,20 @@ class Channel:
     tag: int
     name: str
     timeout: float
+    group: dist.ProcessGroup | None = None
+    """None: the default one"""
 
     def send(self, octets: Tensor) -> dist.Work:
         """Begin to send; raises ConnectionLost if the neighbour is known to be gone."""
         with self._translated():
-            work = dist.isend(octets, self.peer, tag=self.tag)
+            work = dist.isend(octets, self.peer, self.group, self.tag)
         assert work is not None
         return work
 
     def receive(self, octets: Tensor) -> dist.Work:
         """Begin to receive; raises ConnectionLost if the neighbour is known to be gone."""
         with self._translated():
-            work = dist.irecv(octets, self.peer, tag=self.tag)
+            work = dist.irecv(octets, self.peer, self.group, self.tag)
         assert work is not None
         return work
 

@@ -61,18 +61,19 @@ def _train(job: Job, emit: Emit) -> None:
     torch.use_deterministic_algorithms(True)
     # Every buffer is written before it is read; filling it would take memory and time that no node needs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    _join(job)
+    data = _join(job)
     workload = BackgroundLearning(job.workload, job.seed, job.rank)
     handshake = Handshake(job.rank, job.world_size, *channels(job, ASIDE)) if job.world_size > 1 else None
     if handshake:
         handshake.meet()
     clock: Clock = WallClock() if job.clock == "wall" else VirtualClock(job.compute_factor)
-    ring = make_ring(job, clock, handshake.latency if handshake else 0.0)
+    tell_clock(job, clock, emit)
+    ring = make_ring(job, clock, handshake.latency if handshake else 0.0, data)
 
     facts = workload.prepare(ring)
     barrier(ring, clock, handshake)
     prepared = ring.outgoing.sent if ring.outgoing else events.Sent()
-    link = ring.outgoing.model.settings if ring.outgoing else None
+    link = ring.outgoing.model.settings if ring.outgoing and job.imposed == "node" else None
     buckets = make_buckets(list(workload.model.named_parameters()), job.bucket_bytes)
     dense = sum(ring.dense_bytes(sum(p.numel() for p in bucket.parameters)) for bucket in buckets)
     emit(events.Started(job.rank, job.node, os.getpid(), facts, prepared, clock.now(), dense, link))
@@ -138,6 +139,7 @@ def _steps(
             )
         if observer.due(step):
             observer.observe(step, now - began)
+        tell_clock(job, clock, emit)
         time_s = clock.now()
     exchange.close()
     return events.Finished(
@@ -165,46 +167,59 @@ def _finish(exchange: Exchange, step: int) -> Account:
         raise GradientError(f"training diverged in step {step}: {error}") from error
 
 
-def _join(job: Job) -> None:
-    """Join the process group. Only neighbours will connect, and only through the job's interface."""
+def tell_clock(job: Job, clock: Clock, emit: Emit) -> None:
+    """Let what imposes the links from outside follow the run's clock, which stands still now and then."""
+    if job.imposed == "kernel" and job.rank == 0 and isinstance(clock, WallClock):
+        emit(events.ClockSet(job.rank, job.node, clock.origin))
+
+
+def _join(job: Job) -> dist.ProcessGroup | None:
+    """Join the process group. Only neighbours will connect, and only through the job's interfaces.
+
+    Returns the group whose messages go over the links, where that is not the default one.
+    """
     os.environ["TORCH_GLOO_LAZY_INIT"] = "1"
-    os.environ["GLOO_SOCKET_IFNAME"] = job.interface
+    timeout = timedelta(seconds=job.timeout)
+    # Gloo looks for its interface whenever a group is made.
+    os.environ["GLOO_SOCKET_IFNAME"] = job.aside or job.interface
     dist.init_process_group(
-        "gloo",
-        init_method=job.rendezvous,
-        rank=job.rank,
-        world_size=job.world_size,
-        timeout=timedelta(seconds=job.timeout),
+        "gloo", init_method=job.rendezvous, rank=job.rank, world_size=job.world_size, timeout=timeout
     )
+    if job.aside is None:
+        return None
+    os.environ["GLOO_SOCKET_IFNAME"] = job.interface
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timeout)
+    return group
 
 
-def channels(job: Job, tag: int) -> tuple[Channel, Channel]:
+def channels(job: Job, tag: int, group: dist.ProcessGroup | None = None) -> tuple[Channel, Channel]:
     """To the next node of the ring, and from the previous one."""
     assert job.outgoing is not None
     assert job.incoming is not None
     following, previous = (job.rank + 1) % job.world_size, (job.rank - 1) % job.world_size
     return (
-        Channel(following, tag, job.outgoing.name, job.timeout),
-        Channel(previous, tag, job.incoming.name, job.timeout),
+        Channel(following, tag, job.outgoing.name, job.timeout, group),
+        Channel(previous, tag, job.incoming.name, job.timeout, group),
     )
 
 
 def link_model(job: Job) -> LinkModel | None:
-    """What the node imposes on its outgoing link, with randomness of the link's own; None if it is alone."""
+    """What the node imposes on its outgoing link, or expects of it, with randomness of the link's own; None if it is
+    alone."""
     if job.outgoing is None:
         return None
     return LinkModel(job.outgoing, np.random.default_rng([job.seed, 0x11A, job.rank]))
 
 
-def make_ring(job: Job, clock: Clock, latency: float = 0.0) -> Ring:
-    """The ring of a job's links, over the process group that this process has joined and shaken hands in."""
+def make_ring(job: Job, clock: Clock, latency: float = 0.0, group: dist.ProcessGroup | None = None) -> Ring:
+    """The ring of a job's links, over a process group that this process has joined; it has shaken hands."""
     model = link_model(job)
     if model is None:
         return Ring(job.rank, job.world_size, clock)
-    to_next, from_previous = channels(job, RING)
+    to_next, from_previous = channels(job, RING, group)
     pool = FramePool(job.frame)
-    outgoing = OutgoingLink(model, to_next, pool, clock, latency)
-    bare = channels(job, BARE) if job.bare else None
+    outgoing = OutgoingLink(model, to_next, pool, clock, latency, imposed=job.imposed == "node")
+    bare = channels(job, BARE, group) if job.bare else None
     return Ring(job.rank, job.world_size, clock, outgoing, IncomingLink(from_previous, pool), pool, bare)
 
 

@@ -10,7 +10,7 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from pyroute2 import IPRoute, NetlinkError
 
-from edgesim.network import devices, shaping, tun
+from edgesim.network import devices, passage, shaping, tun
 from edgesim.network.plan import (
     ASIDE,
     ASIDE_RANGE,
@@ -26,12 +26,15 @@ from edgesim.network.plan import (
     CONGESTION_CONTROL,
     DATA,
     Applied,
+    Built,
     Kernel,
     Plan,
     Wire,
     aside_address,
     data_address,
+    relay_groups,
 )
+from edgesim.network.relay import Relay, RelayFailed, Tunnel
 from edgesim.network.syscalls import CLONE_NEWNET, CLONE_NEWUSER, die_with_parent, setns, unshare
 from node_agent.job import Entrance, LinkSettings, LinkState
 
@@ -47,8 +50,8 @@ SETTINGS = {
 """of every namespace; IPv6 would send on every link by itself"""
 
 
-class KeeperError(RuntimeError):
-    """What the kernel did not do, in one line."""
+TUN_QUEUE = 1000
+"""packets that may wait for the relay to read them"""
 
 
 class Namespace:
@@ -94,16 +97,14 @@ class Namespace:
 
     def qdiscs(self, device: str) -> dict[str, Any]:
         """By kind."""
-        return {
-            str(message.get_attr("TCA_KIND")): message for message in self.netlink.get_qdiscs(self.index(device))
-        }
+        return {str(message.get_attr("TCA_KIND")): message for message in self.netlink.get_qdiscs(self.index(device))}
 
 
 class Keeper:
     def __init__(self) -> None:
         self._nodes: list[Namespace] = []
         self._plan: Plan | None = None
-        self._relays: dict[Wire, Any] = {}
+        self._relays: list[Relay] = []
         self._origin: float | None = None
         self._user = False
 
@@ -142,8 +143,8 @@ class Keeper:
             ),
         )
 
-    def build(self, plan: Plan) -> list[Entrance]:
-        """Make everything that the plan says. Raises OSError, NetlinkError."""
+    def build(self, plan: Plan) -> Built:
+        """Make everything that the plan says. Raises OSError, NetlinkError, RelayFailed."""
         self.gain_privileges()
         self._plan = plan
         router = Namespace()
@@ -155,13 +156,17 @@ class Keeper:
             node.address(DATA, data_address(rank))
             self._join_aside(router, node, rank)
             self._nodes.append(node)
-        for wire in plan.wires:
-            self._lay(wire)
+        tunnels = [tunnel for wire in plan.wires if (tunnel := self._lay(wire)) is not None]
+        self._relays = [Relay(group, plan.seed) for group in relay_groups(tunnels)]
         for rank, node in enumerate(self._nodes):
             self._route(rank, node)
         pid = os.getpid()
         user = f"/proc/{pid}/ns/user" if self._user else None
-        return [Entrance(network=f"/proc/{pid}/fd/{node.descriptor}", user=user) for node in self._nodes]
+        return Built(
+            tuple(Entrance(network=f"/proc/{pid}/fd/{node.descriptor}", user=user) for node in self._nodes),
+            tuple(relay.pid for relay in self._relays),
+            all(relay.real_time for relay in self._relays) if self._relays else None,
+        )
 
     def _settle(self, node: Namespace) -> None:
         node.enter()
@@ -179,30 +184,26 @@ class Keeper:
         router.route(f"{aside_address(rank)}/32", f"n{rank}")
         router.neighbour(f"n{rank}", aside_address(rank), node.hardware(ASIDE))
 
-    def _lay(self, wire: Wire) -> None:
+    def _lay(self, wire: Wire) -> Tunnel | None:
         ends = [self._nodes[rank] for rank in wire.ends]
         names = [wire.device(0), wire.device(1)]
+        tunnel = None
         if wire.means == "relay":
             descriptors = []
             for end, name in zip(ends, names, strict=True):
                 end.enter()
                 descriptors.append(tun.open_tun(name))
-                end.netlink.link("set", index=end.index(name), mtu=shaping.MTU, state="up")
-            self._relays[wire] = self._start_relay(wire, (descriptors[0], descriptors[1]))
+                end.netlink.link("set", index=end.index(name), mtu=shaping.MTU, txqlen=TUN_QUEUE, state="up")
+            tunnel = Tunnel(wire.forward, wire.backward, *descriptors)
         else:
             ends[0].join(names[0], ends[1], names[1])
-            for here, name, rank, there, other in (
-                (ends[0], names[0], wire.ends[1], ends[1], names[1]),
-                (ends[1], names[1], wire.ends[0], ends[0], names[0]),
-            ):
-                here.neighbour(name, data_address(rank), there.hardware(other))
+            ends[0].neighbour(names[0], data_address(wire.ends[1]), ends[1].hardware(names[1]))
+            ends[1].neighbour(names[1], data_address(wire.ends[0]), ends[0].hardware(names[0]))
         for place, (end, name) in enumerate(zip(ends, names, strict=True)):
             end.enter()
             devices.stop_offload(name)
-            self._impose(wire, place, wire.leaving(place))
-
-    def _start_relay(self, wire: Wire, descriptors: tuple[int, int]) -> Any:
-        raise KeeperError("no relay")
+            self._impose(wire, place, wire.leaving(place).state_at(0.0))
+        return tunnel
 
     def _impose(self, wire: Wire, end: int, state: LinkState) -> None:
         """Set what of one direction holds now."""
@@ -222,8 +223,8 @@ class Keeper:
     def begin(self, origin: float) -> None:
         """The run's clock shows 0 at `origin` of this host's monotonic clock; may be said again where it was set."""
         self._origin = origin
-        for relay in self._relays.values():
-            relay.begin(origin)
+        for relay in self._relays:
+            relay.start_clock(origin)
         self.follow()
 
     def follow(self) -> float | None:
@@ -235,41 +236,43 @@ class Keeper:
         for wire in self._plan.wires:
             for end in (0, 1):
                 settings = wire.leaving(end)
-                if not settings.changes or (wire.means == "relay" and not shaping.rate_varies(settings)):
+                if not settings.changes:
                     continue
                 self._impose(wire, end, settings.state_at(now - self._origin))
                 later += [self._origin + change.at for change in settings.changes if self._origin + change.at > now]
         return min(later, default=None)
 
+    def close(self) -> None:
+        for relay in self._relays:
+            relay.close()
+
     def applied(self) -> list[Applied]:
         """Every directed link, as read back."""
         assert self._plan is not None
-        return [self._read(wire, end) for wire in self._plan.wires for end in (0, 1)]
+        relayed = {name: counters for relay in self._relays for name, counters in relay.counters().items()}
+        return [self._read(wire, end, relayed) for wire in self._plan.wires for end in (0, 1)]
 
-    def _read(self, wire: Wire, end: int) -> Applied:
+    def _read(self, wire: Wire, end: int, relayed: Mapping[str, passage.Counters]) -> Applied:
         node, device, asked = self._nodes[wire.ends[end]], wire.device(end), wire.leaving(end)
         node.enter()
         found = node.qdiscs(device)
         bucket = shaping.TokenBucket.reported(found["tbf"]) if "tbf" in found else None
         netem = shaping.Netem.reported(found["netem"]) if "netem" in found else None
-        relay = self._relays.get(wire)
         header = 0 if wire.means == "relay" else shaping.ETHERNET
-        read = {
+        read: dict[str, Any] = {
             "rate": bucket.rate_bits if bucket else None,
             "queue": bucket.limit if bucket else None,
             "overhead": bucket.overhead + header if bucket else 0,
-            "delay": netem.delay if netem else 0.0,
-            "loss": netem.loss if netem else 0.0,
         }
-        if relay is not None:
-            read |= relay.applied(end)
+        if wire.means != "relay":  # the relay does what it has been told, or has ended
+            read |= {"delay": netem.delay if netem else 0.0, "loss": netem.loss if netem else 0.0}
         return Applied(
             link=asked.model_copy(update=read),
             means=wire.means,
             burst=bucket.burst if bucket else None,
             offloads=tuple(devices.offloads(device)),
             counters=shaping.Counters.reported(found["tbf"]) if bucket else _device_counters(node, device),
-            relayed=relay.counters(end) if relay is not None else {},
+            relayed=relayed.get(asked.name),
         )
 
 
@@ -322,10 +325,11 @@ def serve(connection: Connection) -> None:
         try:
             verb, *arguments = connection.recv()
         except EOFError:
+            keeper.close()
             return
         try:
             answer: tuple[bool, object] = (True, verbs[verb](*arguments))
-        except (OSError, NetlinkError) as error:
+        except (OSError, NetlinkError, RelayFailed) as error:
             answer = (False, f"{verb}: {_reason(error)}")
         connection.send(answer)
         following = keeper.follow()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import socket
 import subprocess
 import sys
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
 from edgesim.network import records
-from edgesim.network.plan import Applied, Kernel, Plan
+from edgesim.network.plan import Applied, Built, Kernel, Plan, make_plan
 from edgesim.network.records import Process, Record, RecordError
+from edgesim.topology.schema import Topology
 from node_agent.job import Entrance
 
 ENDING = 5.0
@@ -32,8 +35,6 @@ class Network:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.entrances: list[Entrance] = []
-        """one a node, in ring order"""
         self._keeper: _Keeper | None = None
         self._record: Record | None = None
 
@@ -48,7 +49,9 @@ class Network:
         try:
             self._keeper = _Keeper(self.plan.run)
             self._record.add(self._keeper.pid)
-            self.entrances = self._keeper.ask("build", self.plan)
+            self.built = cast(Built, self._keeper.ask("build", self.plan))
+            for pid in self.built.relays:
+                self._record.add(pid)
         except BaseException:
             self.close()
             raise
@@ -66,6 +69,11 @@ class Network:
         if self._record is not None:
             self._record.remove()
             self._record = None
+
+    @property
+    def entrances(self) -> tuple[Entrance, ...]:
+        """Of the nodes, in ring order."""
+        return self.built.entrances
 
     @property
     def token(self) -> str:
@@ -87,6 +95,20 @@ class Network:
     def _asked(self, verb: str, *arguments: object) -> Any:
         assert self._keeper is not None
         return self._keeper.ask(verb, *arguments)
+
+
+def run_id(path: Path) -> str:
+    """What names a run while it goes on: its folder, whose name alone another run may have too."""
+    whole = path.resolve()
+    return f"{whole.name}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:12]}"
+
+
+def usable_plan(topology: Topology) -> Plan:
+    """How the topology's links are imposed by this kernel, which is asked first.
+
+    Raises Unavailable where it cannot, NetworkError where it cannot be asked.
+    """
+    return make_plan(topology, topology.name, probe())
 
 
 def probe() -> Kernel:

@@ -1,4 +1,4 @@
-"""A topology as a network of namespaces: which device joins which nodes, their addresses, and the routes over them. Pure.
+"""A topology as a network of namespaces: the devices that join nodes, their addresses, the routes over them. Pure.
 
 Every node has two addresses. The data address stands on a device of its own (`DATA`) that no link belongs to, and is
 reached over the links, over several hops where two nodes are not joined directly. The management address (`ASIDE`) is
@@ -7,12 +7,14 @@ reached past the links, unshaped: it is for what no link should carry, such as r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import networkx as nx
 
+from edgesim.network.passage import Counters as RelayCounters
+from edgesim.network.relay import MOST_RATE, NotCarried, Tunnel, carried
 from edgesim.network.shaping import (
     HIGHEST_RATE,
     LOWEST_RATE,
@@ -25,14 +27,14 @@ from edgesim.network.shaping import (
 from edgesim.topology.problems import Refusal
 from edgesim.topology.quantities import format_rate
 from edgesim.topology.schema import Topology
-from node_agent.job import LinkSettings
+from node_agent.job import Entrance, LinkSettings
 
 DATA = "data0"
 ASIDE = "mgmt0"
 
 CONGESTION_CONTROL = "reno"
-"""of every namespace: otherwise the host's own default would decide how transfers behave (bbr paces them by itself). Reno
-is the one that every kernel has and lets any namespace choose (RFC 5681)."""
+"""of every namespace: otherwise the host's own default would decide how transfers behave (bbr paces
+them by itself). Reno is the one that every kernel has and lets any namespace choose (RFC 5681)."""
 
 # 198.18.0.0/15 is set aside for tests of networks (RFC 2544): no route that a host has is hidden by it.
 _DATA_NETWORK = "198.18.0"
@@ -41,8 +43,8 @@ ASIDE_ROUTER = f"{_ASIDE_NETWORK}.254"
 ASIDE_RANGE = f"{_ASIDE_NETWORK}.0/24"
 
 Means = Literal["kernel", "netem", "relay"]
-"""kernel: a veth pair, each end with a token bucket; netem: with netem behind it; relay: TUN devices with token buckets,
-and a process between them"""
+"""kernel: a veth pair, each end with a token bucket; netem: with netem behind it; relay: TUN devices with token
+buckets, and a process between them"""
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,15 @@ class Kernel:
     """why the congestion control cannot be pinned; None: it can"""
 
 
+Keys = tuple[str | int, ...]
+
+
 class Unavailable(ValueError):
     """Links that cannot be imposed here: (path in the topology file, refusal) of each."""
 
-    def __init__(self, problems: list[tuple[tuple[str | int, ...], Refusal]]) -> None:
+    def __init__(self, problems: Sequence[tuple[Keys, Refusal]]) -> None:
         super().__init__("\n".join(f"{'.'.join(map(str, path))}: {refusal}" for path, refusal in problems))
-        self.problems = problems
+        self.problems = tuple(problems)
 
 
 @dataclass(frozen=True)
@@ -97,11 +102,11 @@ class Plan:
     wires: tuple[Wire, ...]
     seed: int = 0
 
-    def wires_of(self, rank: int) -> Iterator[tuple[Wire, int]]:
-        """Each link of a node, and which of its ends the node is."""
-        for wire in self.wires:
-            if rank in wire.ends:
-                yield wire, wire.ends.index(rank)
+    @property
+    def changing(self) -> bool:
+        """Whether any link is not the same all the time."""
+        links = [link for wire in self.wires for link in (wire.forward, wire.backward)]
+        return any(link.schedule is not None or link.changes for link in links)
 
     def next_hops(self, rank: int) -> dict[int, int]:
         """For every other node the neighbour through which packets go to it: over the fewest links, and of several
@@ -130,8 +135,18 @@ class Applied:
     offloads: tuple[str, ...]
     """that the device still has: none"""
     counters: Counters
-    relayed: dict[str, Any]
-    """the relay's own counters; empty without one"""
+    relayed: RelayCounters | None
+    """what the relay has done; None without one"""
+
+
+@dataclass(frozen=True)
+class Built:
+    entrances: tuple[Entrance, ...]
+    """of the nodes, in ring order"""
+    relays: tuple[int, ...]
+    """pids"""
+    real_time: bool | None
+    """whether all relays go before ordinary processes; None: there is none"""
 
 
 def data_address(rank: int) -> str:
@@ -142,14 +157,14 @@ def aside_address(rank: int) -> str:
     return f"{_ASIDE_NETWORK}.{rank + 1}"
 
 
-def make_plan(topology: Topology, run: str, kernel: Kernel, most_relayed: float) -> Plan:
-    """How the links of a topology are imposed by this kernel; `most_relayed` is the highest rate (bit/s) that the relay
-    carries.
+def make_plan(topology: Topology, run: str, kernel: Kernel) -> Plan:
+    """How the links of a topology are imposed by this kernel.
 
     Raises Unavailable with everything that cannot be.
     """
     ranks = {name: rank for rank, name in enumerate(topology.ring)}
-    wires, problems = [], []
+    wires: list[Wire] = []
+    problems: list[tuple[Keys, Refusal]] = []
     for place, link in enumerate(topology.links):
         source, target = link.between
         forward, backward = link.settings(source, target), link.settings(target, source)
@@ -158,7 +173,7 @@ def make_plan(topology: Topology, run: str, kernel: Kernel, most_relayed: float)
         problems += [
             (("links", place), refusal)
             for settings in (forward, backward)
-            for refusal in _refusals(settings, means, kernel, most_relayed)
+            for refusal in _refusals(settings, means, kernel)
         ]
     if kernel.forbidden is not None or kernel.congestion is not None:
         reason = f"no network namespace here ({kernel.forbidden})" if kernel.forbidden else str(kernel.congestion)
@@ -175,7 +190,7 @@ def _means(forward: LinkSettings, backward: LinkSettings, kernel: Kernel) -> Mea
     return "netem" if kernel.netem and all(netem_suffices(settings) for settings in directions) else "relay"
 
 
-def _refusals(settings: LinkSettings, means: Means, kernel: Kernel, most_relayed: float) -> Iterator[Refusal]:
+def _refusals(settings: LinkSettings, means: Means, kernel: Kernel) -> Iterator[Refusal]:
     rates = [state.rate for state in states(settings) if state.rate is not None]
     found = f"{settings.name}"
     if limited(settings) and kernel.buckets is not None:
@@ -189,12 +204,25 @@ def _refusals(settings: LinkSettings, means: Means, kernel: Kernel, most_relayed
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
             allowed = f"{format_rate(LOWEST_RATE)} to {format_rate(HIGHEST_RATE)} with links: netns"
             yield Refusal(f"{found} at {format_rate(rate)}", allowed)
-    if means == "relay" and any(state.rate is None or state.rate > most_relayed for state in states(settings)):
-        fastest = "no limit" if any(state.rate is None for state in states(settings)) else format_rate(max(rates))
-        yield Refusal(
-            f"{found} at {fastest} with delay, jitter, loss or windows",
-            f"at most {format_rate(most_relayed)} with these and links: netns, as a process has to carry every packet",
-        )
+    if means == "relay":
+        try:
+            carried(settings)
+        except NotCarried as refusal:
+            yield Refusal(f"{found}: {refusal.found}", refusal.allowed)
+
+
+def relay_groups(tunnels: Sequence[Tunnel]) -> list[list[Tunnel]]:
+    """Which links share a relay's process: as many as one of the highest rate would keep busy."""
+    groups: list[list[Tunnel]] = []
+    room = 0.0
+    for tunnel in tunnels:
+        load = sum(max(state.rate or 0.0 for state in states(end)) for end in (tunnel.forward, tunnel.backward))
+        if load > room:
+            groups.append([])
+            room = 2 * MOST_RATE
+        groups[-1].append(tunnel)
+        room -= load
+    return groups
 
 
 def describe(plan: Plan) -> dict[str, Any]:

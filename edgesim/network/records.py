@@ -32,21 +32,33 @@ class RecordError(RuntimeError):
 @dataclass(frozen=True)
 class Process:
     pid: int
-    started: float
-    """s since the epoch, as the kernel tells it"""
+    started: int
+    """clock ticks since the host started"""
 
     @classmethod
     def of(cls, pid: int) -> Process:
-        """Raises psutil.NoSuchProcess."""
-        return cls(pid, psutil.Process(pid).create_time())
+        """Raises OSError where there is no such process."""
+        return cls(pid, _started(pid))
 
     def find(self) -> psutil.Process | None:
         try:
-            found = psutil.Process(self.pid)
-            alive = found.create_time() == self.started and found.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
+            same = _started(self.pid) == self.started
+            return psutil.Process(self.pid) if same else None
+        except (OSError, psutil.NoSuchProcess):
             return None
-        return found if alive else None
+
+
+def _started(pid: int) -> int:
+    """Field 22 of proc_pid_stat(5); the name before it may hold anything but a last closing parenthesis. Raises
+    ProcessLookupError of one that has ended and is only waited for."""
+    state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    if state in "ZX":
+        raise ProcessLookupError(pid)
+    return int(fields[18])
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 @dataclass
@@ -56,10 +68,12 @@ class Record:
     token: str
     """128 random bits, in hexadecimal"""
     processes: list[Process] = field(default_factory=list)
+    boot: str = field(default_factory=_boot)
+    """of the host; after the next one every process of the run is gone"""
 
     def add(self, pid: int) -> None:
         """Raises RecordError where it cannot be written."""
-        with suppress(psutil.NoSuchProcess):
+        with suppress(OSError):  # gone already
             self.processes.append(Process.of(pid))
         self.write()
 
@@ -78,7 +92,7 @@ class Record:
     @property
     def alive(self) -> bool:
         """Whether the run's controller is still there."""
-        return self.controller.find() is not None
+        return self.boot == _boot() and self.controller.find() is not None
 
 
 @dataclass(frozen=True)
@@ -126,6 +140,8 @@ def clean_after(record: Record) -> Cleaned:
 
 
 def _left(record: Record) -> Iterator[psutil.Process]:
+    if record.boot != _boot():
+        return
     known = [found for process in record.processes if (found := process.find()) is not None]
     yield from known
     pids = {process.pid for process in known}
@@ -136,7 +152,7 @@ def _left(record: Record) -> Iterator[psutil.Process]:
 
 
 def _carries(pid: int, mark: bytes) -> bool:
-    """Whether a process was given the mark in its environment. Not asked of other users' processes, which may not be."""
+    """Whether a process was given the mark in its environment. Other users' processes do not tell."""
     try:
         return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
@@ -155,6 +171,7 @@ def _read(path: Path) -> Record:
             controller=Process(**content["controller"]),
             token=content["token"],
             processes=[Process(**process) for process in content["processes"]],
+            boot=content["boot"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path}: not a record of a run ({error}); remove it") from error

@@ -2,10 +2,10 @@
 back again from what the kernel reports.
 
 A packet of n bytes, IP header and all, occupies the link for 8 (n + overhead) / rate seconds. The kernel counts what a
-device sends, which on an Ethernet device is 14 bytes more: a size table (tc-stab(8)) corrects that and adds the framing.
+device sends, which on an Ethernet device is 14 bytes more: a size table (tc-stab(8)) corrects that, and adds framing.
 
 Rate is a token bucket's (tc-tbf(8)): `burst` bytes may leave at once after a pause, then `rate` holds. The bucket has
-to hold the largest packet, and what arrives in it while the kernel's timer is late; what it holds beyond would make short
+to hold the largest packet, and what arrives in it while the kernel's timer is late; anything beyond would make short
 messages faster than the link.
 """
 
@@ -131,8 +131,15 @@ def payload_rate(rate: float, overhead: int = 0) -> float:
     return rate * (MTU - TCP_HEADERS) / (MTU + overhead)
 
 
-def rate_varies(settings: LinkSettings) -> bool:
-    return len({state.rate for state in states(settings)}) > 1
+def expected(settings: LinkSettings) -> LinkSettings:
+    """The link as full TCP segments see it: what a node expects of its messages where the kernel imposes the link."""
+
+    def seen(state: LinkState) -> dict[str, Any]:
+        rate = None if state.rate is None else payload_rate(state.rate, settings.overhead)
+        return {"rate": rate, "jitter": 0.0, "loss": 0.0, "bursts": None}
+
+    changes = tuple(change.model_copy(update=seen(change)) for change in settings.changes)
+    return settings.model_copy(update={**seen(settings), "changes": changes, "overhead": 0, "queue": None})
 
 
 def limited(settings: LinkSettings) -> bool:
@@ -147,7 +154,7 @@ def beyond_rate(settings: LinkSettings) -> bool:
 
 
 def netem_suffices(settings: LinkSettings) -> bool:
-    """Whether the kernel's netem does what is asked as it is meant here: its jitter reorders, and it knows no windows."""
+    """Whether netem does what is asked as it is meant here: its jitter reorders, and it knows no windows."""
     return settings.schedule is None and not any(state.jitter or state.bursts for state in states(settings))
 
 

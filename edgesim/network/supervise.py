@@ -2,9 +2,9 @@
 
     python -m edgesim.network.supervise LIFELINE ENTRANCE COMMAND…
 
-LIFELINE is the descriptor of a pipe: each byte read from it is the number of a signal for the command's process group, and its
-end means that nobody listens any more. Ends as the command did (128 + n where a signal did it), or with 126 or 127, as
-shells do, where it cannot be started.
+LIFELINE is the descriptor of a pipe: each byte read from it is the number of a signal for the command's process group,
+and its end means that nobody listens any more. Ends as the command did (128 + n where a signal did it), or with 126 or
+127, as shells do, where it cannot be started.
 """
 
 from __future__ import annotations
