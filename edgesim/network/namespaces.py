@@ -23,6 +23,10 @@ ENDING = 5.0
 """s in which the keeper ends once nobody listens to it any more"""
 
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""the kernel gives a user namespace only to a process of one thread, and libraries would start more"""
+
+
 class NetworkError(RuntimeError):
     """A network that could not be made, or that failed, in one line."""
 
@@ -131,6 +135,7 @@ class _Keeper:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
+                env={**os.environ, **ONE_THREAD},
                 start_new_session=True,  # an interrupt from the terminal is the controller's to handle
             )
         self._connection = Connection(ours.detach())

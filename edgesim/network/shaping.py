@@ -32,7 +32,9 @@ LATENESS = 0.001
 """s by which the kernel's timer may be late without loss of rate"""
 
 SMALLEST_QUEUE = 32 * MTU
-"""bytes; with less, TCP's first packets of a connection would be lost on a link without delay"""
+"""bytes, and"""
+SHORTEST_QUEUE = 0.1
+"""s at the link's rate; with less, TCP loses packets by filling a link without delay faster than it can hear of it"""
 
 LOWEST_RATE = 8.0
 HIGHEST_RATE = 8.0 * (2**32 - 1)
@@ -119,10 +121,10 @@ def states(settings: LinkSettings) -> tuple[LinkState, ...]:
 
 
 def queue_bytes(settings: LinkSettings) -> int:
-    """What may wait for the link: as asked, else what the link holds in one round trip at its best."""
+    """What may wait for the link: as asked, else what it carries in one round trip, or in the shortest queue's time."""
     if settings.queue is not None:
         return max(settings.queue, MTU + settings.overhead)
-    product = max((state.rate or 0.0) * 2 * state.delay / 8 for state in states(settings))
+    product = max((state.rate or 0.0) / 8 * max(2 * state.delay, SHORTEST_QUEUE) for state in states(settings))
     return max(SMALLEST_QUEUE, math.ceil(product))
 
 
