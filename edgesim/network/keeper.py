@@ -202,6 +202,8 @@ class Keeper:
         for place, (end, name) in enumerate(zip(ends, names, strict=True)):
             end.enter()
             devices.stop_offload(name)
+            # TCP builds large segments whatever the device says of itself, and leaves cutting them to the queue.
+            end.netlink.link("set", index=end.index(name), gso_max_segs=1)
             self._impose(wire, place, wire.leaving(place).state_at(0.0))
         return tunnel
 
