@@ -1,6 +1,6 @@
-"""Networks of namespaces: what it takes to make one, what its links carry, and what a plain Gloo all-reduce makes of them.
+"""Networks of namespaces: what it takes to make one, what its links carry, and what Gloo's own all-reduce takes there.
 
-    python benchmarks/namespaces.py [setup] [goodput] [all-reduce]
+python benchmarks/namespaces.py [setup] [goodput] [all-reduce]
 """
 
 from __future__ import annotations

@@ -163,21 +163,18 @@ def make_plan(topology: Topology, run: str, kernel: Kernel) -> Plan:
     Raises Unavailable with everything that cannot be.
     """
     ranks = {name: rank for rank, name in enumerate(topology.ring)}
+    if (why := kernel.forbidden or kernel.congestion) is not None:
+        found = f"no network namespace here ({why})" if kernel.forbidden else why
+        place: Keys = ("emulation", "links")
+        raise Unavailable([(place, Refusal(found, "links: userspace, which needs no privileges"))])
     wires: list[Wire] = []
     problems: list[tuple[Keys, Refusal]] = []
-    for place, link in enumerate(topology.links):
+    for index, link in enumerate(topology.links):
         source, target = link.between
         forward, backward = link.settings(source, target), link.settings(target, source)
-        means = _means(forward, backward, kernel)
-        wires.append(Wire((ranks[source], ranks[target]), forward, backward, means))
-        problems += [
-            (("links", place), refusal)
-            for settings in (forward, backward)
-            for refusal in _refusals(settings, means, kernel)
-        ]
-    if kernel.forbidden is not None or kernel.congestion is not None:
-        reason = f"no network namespace here ({kernel.forbidden})" if kernel.forbidden else str(kernel.congestion)
-        problems = [(("emulation", "links"), Refusal(reason, "links: userspace, which needs no privileges"))]
+        wire = Wire((ranks[source], ranks[target]), forward, backward, _means(forward, backward, kernel))
+        wires.append(wire)
+        problems += [(("links", index), refusal) for refusal in _refusals(wire, kernel)]
     if problems:
         raise Unavailable(problems)
     return Plan(run, tuple(topology.ring), tuple(wires), topology.seed)
@@ -190,25 +187,35 @@ def _means(forward: LinkSettings, backward: LinkSettings, kernel: Kernel) -> Mea
     return "netem" if kernel.netem and all(netem_suffices(settings) for settings in directions) else "relay"
 
 
-def _refusals(settings: LinkSettings, means: Means, kernel: Kernel) -> Iterator[Refusal]:
-    rates = [state.rate for state in states(settings) if state.rate is not None]
-    found = f"{settings.name}"
-    if limited(settings) and kernel.buckets is not None:
-        yield Refusal(f"{found} with a rate; {kernel.buckets}", "no rate in this kernel, or links: userspace")
-    if means == "relay" and kernel.tun is not None:
+def _refusals(wire: Wire, kernel: Kernel) -> Iterator[Refusal]:
+    directions = (wire.forward, wire.backward)
+    both = f"{wire.forward.source}--{wire.forward.target}"
+    if any(map(limited, directions)) and kernel.buckets is not None:
+        yield Refusal(f"{both} with a rate; {kernel.buckets}", "no rate in this kernel, or links: userspace")
+    elif wire.means == "relay" and kernel.tun is not None:
         yield Refusal(
-            f"{found} with more than a rate, which takes TUN devices; {kernel.tun}",
+            f"{both} with more than a rate, which takes TUN devices; {kernel.tun}",
             "rate alone here, or links: userspace",
         )
-    for rate in rates:
+    else:
+        for settings in directions:
+            yield from _out_of_range(settings)
+            if wire.means == "relay":
+                yield from _not_carried(settings)
+
+
+def _out_of_range(settings: LinkSettings) -> Iterator[Refusal]:
+    for rate in sorted({state.rate for state in states(settings) if state.rate is not None}):
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
             allowed = f"{format_rate(LOWEST_RATE)} to {format_rate(HIGHEST_RATE)} with links: netns"
-            yield Refusal(f"{found} at {format_rate(rate)}", allowed)
-    if means == "relay":
-        try:
-            carried(settings)
-        except NotCarried as refusal:
-            yield Refusal(f"{found}: {refusal.found}", refusal.allowed)
+            yield Refusal(f"{settings.name} at {format_rate(rate)}", allowed)
+
+
+def _not_carried(settings: LinkSettings) -> Iterator[Refusal]:
+    try:
+        carried(settings)
+    except NotCarried as refusal:
+        yield Refusal(f"{settings.name}: {refusal.found}", refusal.allowed)
 
 
 def relay_groups(tunnels: Sequence[Tunnel]) -> list[list[Tunnel]]:

@@ -106,7 +106,7 @@ class Cleaned:
 
 def clean() -> Iterator[Cleaned]:
     """End what runs of this user have left behind. Raises RecordError."""
-    for path in sorted(_folder().glob("*.json")):
+    for path in sorted(folder().glob("*.json")):
         record = _read(path)
         yield Cleaned(record.run, 0, alive=True) if record.alive else clean_after(record)
 
@@ -160,7 +160,7 @@ def _carries(pid: int, mark: bytes) -> bool:
 
 
 def _path(run: str) -> Path:
-    return _folder() / f"{run}.json"
+    return folder() / f"{run}.json"
 
 
 def _read(path: Path) -> Record:
@@ -177,7 +177,7 @@ def _read(path: Path) -> Record:
         raise RecordError(f"{path}: not a record of a run ({error}); remove it") from error
 
 
-def _folder() -> Path:
+def folder() -> Path:
     """Of this user alone: a record that somebody else could write would have us kill what they name."""
     base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
     folder = Path(base) / f"edgesim-{os.geteuid()}"
