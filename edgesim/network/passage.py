@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgesim.network.segments import Frame, is_large, on_wire
 from node_agent.impairments import Jitter, Losses
 from node_agent.job import LinkSettings
 
@@ -26,7 +27,8 @@ LATE = 1e-3
 
 @dataclass
 class Counters:
-    """What happened to the packets of one direction."""
+    """What happened to the packets of one direction: those on the wire, of which one frame may hold several, with their
+    bytes from the header of IP on."""
 
     packets_in: int = 0
     bytes_in: int = 0
@@ -47,15 +49,6 @@ class Counters:
     lateness_max: float = 0.0
     """s"""
 
-    def count_out(self, nbytes: int, lateness: float) -> None:
-        self.packets_out += 1
-        self.bytes_out += nbytes
-        self.lateness_sum += lateness
-        if lateness > self.lateness_max:
-            self.lateness_max = lateness
-        if lateness > LATE:
-            self.late += 1
-
     @property
     def lateness_mean(self) -> float:
         return self.lateness_sum / self.packets_out if self.packets_out else 0.0
@@ -69,8 +62,11 @@ class Passage:
     Until the run's clock has been started, the state of its moment 0 holds and every link has contact.
     """
 
-    def __init__(self, settings: LinkSettings, generator: np.random.Generator) -> None:
+    def __init__(self, settings: LinkSettings, generator: np.random.Generator, offload: bool = False) -> None:
+        """With `offload` packets come as frames of devices that were opened so, and leave as such."""
         self.settings = settings
+        self._offload = offload
+        self._on_wire = on_wire if offload else _plain
         self.counters = Counters()
         self._generator = generator
         self._limit = MOST_HELD if settings.queue is None else settings.queue
@@ -104,18 +100,19 @@ class Passage:
 
     def arrive(self, packet: bytes, now: float) -> None:
         counters = self.counters
-        counters.packets_in += 1
-        counters.bytes_in += len(packet)
+        packets, nbytes = self._on_wire(packet)
+        counters.packets_in += packets
+        counters.bytes_in += nbytes
         if now >= self._closes:
             self._opens, self._closes = self._contact(max(now, self._paced))
         if not self._held and now >= self._opens and now >= self._paced:
             self._go(packet, now)
-        elif self._held_bytes + len(packet) <= self._limit:
-            counters.held += 1
+        elif self._held_bytes + nbytes <= self._limit:
+            counters.held += packets
             self._held.append(packet)
-            self._held_bytes += len(packet)
+            self._held_bytes += nbytes
         else:
-            counters.overflowed += 1
+            counters.overflowed += packets
 
     def due(self, now: float) -> list[tuple[float, bytes]]:
         """The packets that are due by `now`, each with the moment at which it was, in the order of these."""
@@ -131,6 +128,22 @@ class Passage:
             while in_order and in_order[0][0] <= now:
                 found.append(in_order.popleft())
         return found
+
+    def sent(self, packet: bytes, lateness: float) -> None:
+        """Count a packet that was written `lateness` seconds after it was due."""
+        counters = self.counters
+        packets, nbytes = self._on_wire(packet)
+        counters.packets_out += packets
+        counters.bytes_out += nbytes
+        counters.lateness_sum += packets * lateness
+        if lateness > LATE:
+            counters.late += packets
+        if lateness > counters.lateness_max:
+            counters.lateness_max = lateness
+
+    def refused(self, packet: bytes) -> None:
+        """Count a packet that the device did not take."""
+        self.counters.refused += self._on_wire(packet)[0]
 
     @property
     def next_moment(self) -> float:
@@ -152,21 +165,34 @@ class Passage:
                 self._opens, self._closes = self._contact(begins)
                 continue
             packet = self._held.popleft()
-            self._held_bytes -= len(packet)
+            packets, nbytes = self._on_wire(packet)
+            self._held_bytes -= nbytes
             self._go(packet, begins)
             rate = self._state.rate
-            self._paced = begins if rate is None else begins + 8 * (len(packet) + self.settings.overhead) / rate
+            self._paced = begins if rate is None else begins + 8 * (nbytes + packets * self.settings.overhead) / rate
 
     def _go(self, packet: bytes, now: float) -> None:
         if now >= self._state_ends:
             self._set_state(now)
         state = self._state
-        if state.loss or state.bursts is not None:
-            if not self._lost:
-                self._lost = self._losses.lost(BLOCK, self._generator)[::-1].tolist()
-            if self._lost.pop():
-                self.counters.lost += 1
-                return
+        lossy = state.loss or state.bursts is not None
+        if self._offload and is_large(packet) and (lossy or self.settings.reorder):
+            frame = Frame(packet)
+            lost = [self._next_is_lost() if lossy else False for _ in range(frame.packets)]
+            for part in frame.apart(lost) if self.settings.reorder else frame.without(lost):
+                self._propagate(part, now)
+        elif not (lossy and self._next_is_lost()):
+            self._propagate(packet, now)
+
+    def _next_is_lost(self) -> bool:
+        if not self._lost:
+            self._lost = self._losses.lost(BLOCK, self._generator)[::-1].tolist()
+        lost = self._lost.pop()
+        self.counters.lost += lost
+        return lost
+
+    def _propagate(self, packet: bytes, now: float) -> None:
+        state = self._state
         moment = now + state.delay
         if state.jitter:
             if not self._deviations:
@@ -200,3 +226,7 @@ class Passage:
             if self._origin + window.end > moment:
                 return self._origin + window.start, self._origin + window.end
         return np.inf, np.inf
+
+
+def _plain(packet: bytes) -> tuple[int, int]:
+    return 1, len(packet)

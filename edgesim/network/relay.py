@@ -77,6 +77,8 @@ class Tunnel:
     near: int
     """where packets enter that go forward"""
     far: int
+    offload: bool = False
+    """whether both were opened so"""
 
 
 class Relay:
@@ -97,6 +99,7 @@ class Relay:
                     "backward": tunnel.backward.model_dump(),
                     "near": tunnel.near,
                     "far": tunnel.far,
+                    "offload": tunnel.offload,
                 }
                 for tunnel in tunnels
             ],
