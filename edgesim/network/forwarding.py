@@ -144,7 +144,7 @@ def _directions(tunnels: Sequence[dict[str, Any]], seed: int) -> list[_Direction
             link = LinkSettings.model_validate(settings)
             # A link's randomness is its own, whichever relay it is in.
             generator = np.random.default_rng([seed, 0x7E1A, crc32(link.name.encode())])
-            directions.append(_Direction(Passage(link, generator, tunnel["offload"]), source, target))
+            directions.append(_Direction(Passage(link, generator), source, target))
     return directions
 
 

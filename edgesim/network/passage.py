@@ -1,6 +1,8 @@
 """What one direction of a link does to each packet once its rate has been imposed: loss, delay, jitter, contact.
 
-Pure: it computes moments and never waits, reads or writes. All moments are the host's monotonic time, s.
+Pure: it computes moments and never waits, reads or writes. Packets come and go as frames of TUN devices
+(`edgesim.network.segments`), of which one may hold several of a TCP connection. All moments are by the host's monotonic
+clock, s.
 """
 
 from __future__ import annotations
@@ -62,11 +64,8 @@ class Passage:
     Until the run's clock has been started, the state of its moment 0 holds and every link has contact.
     """
 
-    def __init__(self, settings: LinkSettings, generator: np.random.Generator, offload: bool = False) -> None:
-        """With `offload` packets come as frames of devices that were opened so, and leave as such."""
+    def __init__(self, settings: LinkSettings, generator: np.random.Generator) -> None:
         self.settings = settings
-        self._offload = offload
-        self._on_wire = on_wire if offload else _plain
         self.counters = Counters()
         self._generator = generator
         self._limit = MOST_HELD if settings.queue is None else settings.queue
@@ -100,7 +99,7 @@ class Passage:
 
     def arrive(self, packet: bytes, now: float) -> None:
         counters = self.counters
-        packets, nbytes = self._on_wire(packet)
+        packets, nbytes = on_wire(packet)
         counters.packets_in += packets
         counters.bytes_in += nbytes
         if now >= self._closes:
@@ -132,7 +131,7 @@ class Passage:
     def sent(self, packet: bytes, lateness: float) -> None:
         """Count a packet that was written `lateness` seconds after it was due."""
         counters = self.counters
-        packets, nbytes = self._on_wire(packet)
+        packets, nbytes = on_wire(packet)
         counters.packets_out += packets
         counters.bytes_out += nbytes
         counters.lateness_sum += packets * lateness
@@ -143,7 +142,7 @@ class Passage:
 
     def refused(self, packet: bytes) -> None:
         """Count a packet that the device did not take."""
-        self.counters.refused += self._on_wire(packet)[0]
+        self.counters.refused += on_wire(packet)[0]
 
     @property
     def next_moment(self) -> float:
@@ -165,7 +164,7 @@ class Passage:
                 self._opens, self._closes = self._contact(begins)
                 continue
             packet = self._held.popleft()
-            packets, nbytes = self._on_wire(packet)
+            packets, nbytes = on_wire(packet)
             self._held_bytes -= nbytes
             self._go(packet, begins)
             rate = self._state.rate
@@ -176,7 +175,7 @@ class Passage:
             self._set_state(now)
         state = self._state
         lossy = state.loss or state.bursts is not None
-        if self._offload and is_large(packet) and (lossy or self.settings.reorder):
+        if is_large(packet) and (lossy or self.settings.reorder):
             frame = Frame(packet)
             lost = [self._next_is_lost() if lossy else False for _ in range(frame.packets)]
             for part in frame.apart(lost) if self.settings.reorder else frame.without(lost):
@@ -226,7 +225,3 @@ class Passage:
             if self._origin + window.end > moment:
                 return self._origin + window.start, self._origin + window.end
         return np.inf, np.inf
-
-
-def _plain(packet: bytes) -> tuple[int, int]:
-    return 1, len(packet)

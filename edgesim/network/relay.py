@@ -29,6 +29,9 @@ from node_agent.job import LinkSettings, LinkState
 MOST_RATE = 200e6
 """bit/s and direction."""
 
+AT_ONCE = 0.5e-3
+"""s"""
+
 WEAKEST_JITTER = 0.95
 """least share of a jitter's standard deviation that may be left after no packet arrives before it was sent"""
 
@@ -68,6 +71,12 @@ def _check_jitter(settings: LinkSettings, state: LinkState) -> None:
         )
 
 
+def packets_at_once(rate: float, mtu: int) -> int:
+    """How many packets of a TCP connection the kernel should hand over as one frame (a device's gso_max_segs), so that
+    none waits for the rest of its frame for longer than AT_ONCE. The token bucket has to hold two such frames."""
+    return max(1, int(rate * AT_ONCE / 8 / mtu))
+
+
 @dataclass(frozen=True)
 class Tunnel:
     """A link and its two devices' descriptors."""
@@ -77,8 +86,6 @@ class Tunnel:
     near: int
     """where packets enter that go forward"""
     far: int
-    offload: bool = False
-    """whether both were opened so"""
 
 
 class Relay:
@@ -99,7 +106,6 @@ class Relay:
                     "backward": tunnel.backward.model_dump(),
                     "near": tunnel.near,
                     "far": tunnel.far,
-                    "offload": tunnel.offload,
                 }
                 for tunnel in tunnels
             ],

@@ -74,7 +74,7 @@ class Frame:
         pseudo = bytes(addresses) + struct.pack("!II", 6, len(headers) - tcp + len(payload))
         struct.pack_into("!H", headers, tcp + 16, _folded(pseudo))
         kind, size = (self._type, self._size) if end - first > 1 else (0, 0)
-        return HEADER.pack(_NEEDS_CHECKSUM, kind, len(headers), size, tcp, 16) + headers + payload
+        return b"".join((HEADER.pack(_NEEDS_CHECKSUM, kind, len(headers), size, tcp, 16), headers, payload))
 
 
 def on_wire(data: bytes) -> tuple[int, int]:
@@ -92,7 +92,7 @@ def is_large(data: bytes) -> bool:
 
 def _folded(data: bytes | bytearray) -> int:
     """The sum that checksums of the Internet are the complement of (RFC 1071)."""
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return total

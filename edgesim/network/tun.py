@@ -1,4 +1,4 @@
-"""TUN devices: network devices whose other end is a file descriptor, one IP packet a read and a write.
+"""TUN devices: network devices whose other end is a file descriptor, one frame a read and a write.
 
 Linux, Documentation/networking/tuntap.rst.
 """
@@ -31,10 +31,12 @@ _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def open_tun(name: str, offload: bool = False) -> int:
+def open_tun(name: str) -> int:
     """Create the TUN device `name` in this thread's network namespace; it exists until the returned descriptor, which
-    does not block and is not inherited, is closed by all that hold it. With `offload` each packet begins with a
-    virtio_net_hdr, may hold several of a TCP connection, and lacks its checksum (`edgesim.network.segments`).
+    does not block and is not inherited, is closed by all that hold it.
+
+    What is read and written are frames as `edgesim.network.segments` describes them: a virtio_net_hdr, then one packet
+    of IP or several of a TCP connection, without their checksums.
 
     Raises ValueError for a name that no device can have, OSError where the kernel refuses.
     """
@@ -42,20 +44,18 @@ def open_tun(name: str, offload: bool = False) -> int:
     if not 0 < len(encoded) <= _NAME_BYTES or b"/" in encoded or b"%" in encoded:
         raise ValueError(f"a device's name: found {name!r}, allowed 1 to {_NAME_BYTES} bytes without / and %")
     descriptor = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    flags = _IFF_TUN | _IFF_NO_PI | (_IFF_VNET_HDR if offload else 0)
     try:
-        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", encoded, flags))
-        if offload:
-            fcntl.ioctl(descriptor, _TUNSETOFFLOAD, _CHECKSUM_TSO4_TSO6)
+        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", encoded, _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR))
+        fcntl.ioctl(descriptor, _TUNSETOFFLOAD, _CHECKSUM_TSO4_TSO6)
     except OSError:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def open_tun_inside(namespace: str, name: str, offload: bool = False) -> int:
+def open_tun_inside(namespace: str, name: str) -> int:
     """As `open_tun`, in the network namespace behind the path `namespace`; the caller's own namespace stays."""
-    return inside(namespace, lambda: open_tun(name, offload))
+    return inside(namespace, lambda: open_tun(name))
 
 
 def inside(namespace: str, act: Callable[[], T]) -> T:

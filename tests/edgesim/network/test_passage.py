@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesim.network.passage import Passage
+from edgesim.network.segments import HEADER
 from node_agent.job import Bursts, Change, LinkSettings, Window
 
-PACKET = bytes(1000)
+PACKET = bytes(HEADER.size + 1000)
 
 
 def passage(seed: int = 0, **settings: Any) -> Passage:
@@ -48,7 +49,7 @@ def test_jitter_has_its_deviation_and_keeps_the_order() -> None:
     assert delays.mean() == pytest.approx(0.05, rel=0.01)
     assert delays.std() == pytest.approx(0.004, rel=0.03)
     dense = passage(delay=0.05, jitter=0.004)
-    packets = [number.to_bytes(2, "big") for number in range(1000)]
+    packets = [bytes(HEADER.size) + number.to_bytes(2, "big") for number in range(1000)]
     for number, packet in enumerate(packets):
         dense.arrive(packet, number * 1e-4)
     arrived = dense.due(1e9)
@@ -58,7 +59,7 @@ def test_jitter_has_its_deviation_and_keeps_the_order() -> None:
 
 def test_jitter_may_reorder_where_that_is_asked_for() -> None:
     link = passage(delay=0.05, jitter=0.004, jitter_kind="uniform", reorder=True)
-    packets = [number.to_bytes(2, "big") for number in range(1000)]
+    packets = [bytes(HEADER.size) + number.to_bytes(2, "big") for number in range(1000)]
     for number, packet in enumerate(packets):
         link.arrive(packet, number * 1e-4)
     assert link.next_moment < 0.05
@@ -189,7 +190,7 @@ def test_nothing_is_lost_sent_without_contact_or_overtaken(
         while link.next_moment <= now + gap:
             got += link.due(link.next_moment)
         now += gap
-        sent.append(number.to_bytes(2, "big").ljust(size, b"\0"))
+        sent.append(bytes(HEADER.size) + number.to_bytes(2, "big").ljust(size, b"\0"))
         link.arrive(sent[-1], now)
     while link.next_moment < float("inf"):
         got += link.due(link.next_moment)

@@ -215,13 +215,13 @@ def test_what_the_relay_carries() -> None:
     [
         (
             {"rate": 2 * MOST_RATE},
-            r"found .*bit/s, allowed at most .*bit/s through the relay, on a kernel without netem",
+            r"found .*bit/s, allowed at most .*bit/s through the relay, on a kernel without",
         ),
         ({"delay": 0.1}, r"found no limit of the rate, allowed at most"),
         ({"rate": 1e6, "changes": (Change(at=1, rate=2 * MOST_RATE),)}, r"allowed at most"),
         (
             {"rate": 1e6, "delay": 0.005, "jitter": 0.005},
-            r"found normal jitter of 5 ms around a delay of 5 ms, of which 4\.33\d* ms would be left around 5\.41\d* ms",
+            r"found normal jitter of 5 ms around a delay of 5 ms, of which 4\.33\d* ms would be left around 5\.41",
         ),
     ],
 )
