@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from frames import frame
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesim.network.passage import Passage
+from edgesim.network.passage import PACE, Passage
 from edgesim.network.segments import HEADER
 from node_agent.job import Bursts, Change, LinkSettings, Window
 
@@ -97,39 +98,67 @@ def test_the_same_seed_loses_the_same_packets() -> None:
     assert arrived(1) == arrived(1) != arrived(2)
 
 
+def test_a_packet_occupies_the_link_for_as_long_as_its_bits_take() -> None:
+    # 1,000 bytes at 80 kbit/s, paced at 1.01 times that: 100 ms / 1.01. The token bucket let three pass at once.
+    link = passage(rate=80e3, delay=0.5)
+    for moment in (7.0, 7.0, 7.0, 8.0):
+        link.arrive(PACKET, moment)
+    one = 0.1 / PACE
+    assert moments(link) == pytest.approx([7.5 + one, 7.5 + 2 * one, 7.5 + 3 * one, 8.5 + one])
+
+
+def test_a_frame_occupies_the_link_for_all_its_packets() -> None:
+    # two packets of 1,000 bytes with 52 bytes of headers each, and 198 bytes of framing: 2,500 bytes, 100 ms
+    link = passage(rate=200e3, overhead=198)
+    link.arrive(frame(bytes(2000)), 3.0)
+    assert moments(link) == pytest.approx([3 + 0.1 / PACE])
+    assert (link.counters.packets_in, link.counters.bytes_in) == (2, 2104)
+
+
+def test_of_a_frame_only_the_lost_packets_are_missing() -> None:
+    link = passage(seed=1, loss=0.3)
+    for number in range(2000):
+        link.arrive(frame(bytes(5000)), float(number))
+    parts = [packet for _, packet in link.due(1e9)]
+    for part in parts:
+        link.sent(part, 0.0)
+    assert link.counters.packets_in == 10_000
+    assert link.counters.lost == pytest.approx(3000, abs=120)  # 2.6 times √(10,000 x 0.3 x 0.7)
+    assert link.counters.packets_out == 10_000 - link.counters.lost
+    assert len(parts) < link.counters.packets_out  # neighbours stayed together
+
+
+def test_a_frame_comes_apart_where_packets_may_overtake() -> None:
+    link = passage(delay=1.0, jitter=0.1, reorder=True)
+    link.arrive(frame(bytes(5000)), 0.0)
+    assert len(set(moments(link))) == 5
+
+
 def test_a_closed_link_keeps_packets_and_then_sends_them_at_its_rate() -> None:
-    # 1,000 bytes at 80 kbit/s: 100 ms each. The first waits for 5 s and has been paced already; 10 ms of delay.
+    # 1,010 bytes at 80 kbit/s, paced at 1.01 times that: 100 ms each, and 10 ms of delay
+    packet = bytes(HEADER.size + 1010)
     link = passage(rate=80e3, delay=0.01, schedule=(Window(start=0, end=1), Window(start=5, end=9)))
     link.start_clock(100.0, 100.0)
     for moment in (100.5, 101.0, 102.0, 103.0):
-        link.arrive(PACKET, moment)
-    assert moments(link, 104.9) == pytest.approx([100.51])
+        link.arrive(packet, moment)
+    assert moments(link, 104.9) == pytest.approx([100.61])
     assert link.next_moment == 105.0
-    assert moments(link, 105.15) == pytest.approx([105.01, 105.11])
-    link.arrive(PACKET, 105.16)  # behind the third that waited, which goes at 105.2
-    assert moments(link, 107) == pytest.approx([105.21, 105.31])
-    link.arrive(PACKET, 107.0)
-    assert moments(link, 108) == pytest.approx([107.01])
-    assert link.counters.held == 4
+    assert moments(link, 105.25) == pytest.approx([105.11, 105.21])
+    link.arrive(packet, 105.26)  # behind the third that waited, which is sent from 105.2 to 105.3
+    assert moments(link, 107) == pytest.approx([105.31, 105.41])
+    link.arrive(packet, 107.0)
+    assert moments(link, 108) == pytest.approx([107.11])
+    assert link.counters.held == 3
 
 
 def test_what_a_window_is_too_short_for_waits_for_the_next_one() -> None:
-    # 100 ms a packet: at 2.0, 2.1 and 2.2, where the window ends at 2.15
+    # 100 ms a packet: they begin at 2.0, 2.1 and 2.2, where the window ends at 2.15
     link = passage(rate=80e3, schedule=(Window(start=2, end=2.15), Window(start=4, end=5)))
     link.start_clock(0.0, 0.0)
     for _ in range(3):
-        link.arrive(PACKET, 1.0)
-    assert moments(link, 3) == pytest.approx([2.0, 2.1])
-    assert moments(link, 6) == pytest.approx([4.0])
-
-
-def test_overhead_counts_in_the_pace() -> None:
-    # 1,000 + 250 bytes at 100 kbit/s: 100 ms
-    link = passage(rate=100e3, overhead=250, schedule=(Window(start=1, end=9),))
-    link.start_clock(0.0, 0.0)
-    for _ in range(3):
-        link.arrive(PACKET, 0.5)
-    assert moments(link, 2) == pytest.approx([1.0, 1.1, 1.2])
+        link.arrive(bytes(HEADER.size + 1010), 1.0)
+    assert moments(link, 3) == pytest.approx([2.1, 2.2])
+    assert moments(link, 6) == pytest.approx([4.1])
 
 
 def test_after_the_last_window_packets_wait_up_to_the_queue() -> None:
@@ -140,6 +169,14 @@ def test_after_the_last_window_packets_wait_up_to_the_queue() -> None:
     assert moments(link) == []
     assert link.next_moment == float("inf")
     assert (link.counters.held, link.counters.overflowed) == (2, 2)
+
+
+def test_what_comes_faster_than_the_link_sends_waits_up_to_the_queue() -> None:
+    # a kernel that lets too much pass is not believed: 5,000 bytes hold five packets
+    link = passage(rate=80e3, queue=5000)
+    for _ in range(9):
+        link.arrive(PACKET, 2.0)
+    assert (len(moments(link)), link.counters.overflowed) == (5, 4)
 
 
 def test_before_the_clock_starts_there_is_contact_and_the_state_of_its_beginning() -> None:
@@ -183,7 +220,7 @@ def test_nothing_is_lost_sent_without_contact_or_overtaken(
         Window(start=float(start), end=float(end)) for start, end in zip(bounds[::2], bounds[1::2], strict=False)
     )
     forever = Window(start=float(bounds[-1]) + 1, end=1e9)
-    link = passage(rate=1e5, delay=0.0, jitter=0.01 * jittered, schedule=(*windows, forever))
+    link = passage(rate=1e9 if jittered else None, jitter=0.01 * jittered, schedule=(*windows, forever))
     link.start_clock(0.0, 0.0)
     now, sent, got = 0.0, [], []
     for number, (gap, size) in enumerate(arrivals):
