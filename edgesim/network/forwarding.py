@@ -34,7 +34,7 @@ HEARTBEAT = 1.0
 PACKETS_AT_ONCE = 256
 """read from one device before the others have their turn"""
 
-LARGEST_PACKET = 65_536
+LARGEST_PACKET = 65_536 + 64
 
 _PR_SET_TIMERSLACK = 29
 
@@ -102,14 +102,13 @@ class _Serving:
             if passage.next_moment > until:
                 continue
             worked = True
-            counters = passage.counters
             for due, packet in passage.due(until):
                 try:
                     os.write(direction.target, packet)
                 except OSError:
-                    counters.refused += 1
+                    passage.refused(packet)
                     continue
-                counters.count_out(len(packet), time.monotonic() - due)
+                passage.sent(packet, time.monotonic() - due)
         return worked
 
     def _obey(self) -> bool:

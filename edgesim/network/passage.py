@@ -1,6 +1,8 @@
-"""What one direction of a link does to each packet once its rate has been imposed: loss, delay, jitter, contact.
+"""What one direction of a link does to each packet that the kernel's shaping lets pass: loss, delay, jitter, contact.
 
-Pure: it computes moments and never waits, reads or writes. All moments are the host's monotonic time, s.
+Pure: it computes moments and never waits, reads or writes. Packets come and go as frames of TUN devices
+(`edgesim.network.segments`), of which one may hold several of a TCP connection. All moments are by the host's monotonic
+clock, s.
 """
 
 from __future__ import annotations
@@ -11,11 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgesim.network.segments import Frame, is_large, on_wire
 from node_agent.impairments import Jitter, Losses
 from node_agent.job import LinkSettings
 
 MOST_HELD = 64 * 2**20
 """bytes that may wait for contact where the link's settings name no queue"""
+
+PACE = 1.01
+"""the rate here over the kernel's, so that a queue which a moment of a busy host left does not stay"""
 
 BLOCK = 1024
 """random numbers drawn at once"""
@@ -26,7 +32,8 @@ LATE = 1e-3
 
 @dataclass
 class Counters:
-    """What happened to the packets of one direction."""
+    """What happened to the packets of one direction: those on the wire, of which one frame may hold several, with their
+    bytes from the header of IP on."""
 
     packets_in: int = 0
     bytes_in: int = 0
@@ -47,15 +54,6 @@ class Counters:
     lateness_max: float = 0.0
     """s"""
 
-    def count_out(self, nbytes: int, lateness: float) -> None:
-        self.packets_out += 1
-        self.bytes_out += nbytes
-        self.lateness_sum += lateness
-        if lateness > self.lateness_max:
-            self.lateness_max = lateness
-        if lateness > LATE:
-            self.late += 1
-
     @property
     def lateness_mean(self) -> float:
         return self.lateness_sum / self.packets_out if self.packets_out else 0.0
@@ -64,8 +62,11 @@ class Counters:
 class Passage:
     """One direction of a link, packet after packet.
 
-    A packet that arrives while there is contact is lost or not, and is due after delay and jitter. Without contact it
-    waits; once there is, what waits goes on at the link's rate, in order, and what arrives meanwhile queues behind it.
+    A packet that arrives while there is contact occupies the link for as long as its bits take, is then lost or not,
+    and is due after delay and jitter. Without contact it waits; once there is, what waits goes on in order, and what
+    arrives meanwhile queues behind it. The kernel has imposed the rate already, but its token bucket lets the first
+    packets after a pause pass without the time that their bits take: this puts them where they belong.
+
     Until the run's clock has been started, the state of its moment 0 holds and every link has contact.
     """
 
@@ -85,8 +86,8 @@ class Passage:
 
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
-        self._paced = -np.inf
-        """when the link has sent what waited so far"""
+        self._free = -np.inf
+        """when the link has sent all that it was let send so far"""
         self._opens, self._closes = -np.inf, np.inf
 
         self._in_order: deque[tuple[float, bytes]] = deque()
@@ -99,23 +100,25 @@ class Passage:
         self._origin = origin
         self._set_state(now)
         if self._held:  # it has not been sent until now, however long there has been contact by the clock as now set
-            self._paced = max(self._paced, now)
-        self._opens, self._closes = self._contact(max(now, self._paced))
+            self._free = max(self._free, now)
+        self._opens, self._closes = self._contact(max(now, self._free))
 
     def arrive(self, packet: bytes, now: float) -> None:
         counters = self.counters
-        counters.packets_in += 1
-        counters.bytes_in += len(packet)
-        if now >= self._closes:
-            self._opens, self._closes = self._contact(max(now, self._paced))
-        if not self._held and now >= self._opens and now >= self._paced:
-            self._go(packet, now)
-        elif self._held_bytes + len(packet) <= self._limit:
-            counters.held += 1
+        packets, nbytes = on_wire(packet)
+        counters.packets_in += packets
+        counters.bytes_in += nbytes
+        begins = max(now, self._free)
+        if begins >= self._closes:
+            self._opens, self._closes = self._contact(begins)
+        if self._held_bytes + self._queued(now) + nbytes > self._limit:
+            counters.overflowed += packets
+        elif self._held or begins < self._opens:
+            counters.held += packets
             self._held.append(packet)
-            self._held_bytes += len(packet)
+            self._held_bytes += nbytes
         else:
-            counters.overflowed += 1
+            self._go(packet, packets, nbytes, begins)
 
     def due(self, now: float) -> list[tuple[float, bytes]]:
         """The packets that are due by `now`, each with the moment at which it was, in the order of these."""
@@ -132,10 +135,26 @@ class Passage:
                 found.append(in_order.popleft())
         return found
 
+    def sent(self, packet: bytes, lateness: float) -> None:
+        """Count a packet that was written `lateness` seconds after it was due."""
+        counters = self.counters
+        packets, nbytes = on_wire(packet)
+        counters.packets_out += packets
+        counters.bytes_out += nbytes
+        counters.lateness_sum += packets * lateness
+        if lateness > LATE:
+            counters.late += packets
+        if lateness > counters.lateness_max:
+            counters.lateness_max = lateness
+
+    def refused(self, packet: bytes) -> None:
+        """Count a packet that the device did not take."""
+        self.counters.refused += on_wire(packet)[0]
+
     @property
     def next_moment(self) -> float:
         """When `due` has something to do, if nothing arrives before; infinite if never."""
-        moment = max(self._opens, self._paced) if self._held else np.inf
+        moment = max(self._opens, self._free) if self._held else np.inf
         if self._in_order:
             return min(moment, self._in_order[0][0])
         if self._overtaking:
@@ -145,28 +164,48 @@ class Passage:
     def _release(self, now: float) -> None:
         """Let go what waited and has been sent by `now`."""
         while self._held:
-            begins = max(self._opens, self._paced)
+            begins = max(self._opens, self._free)
             if begins > now:
                 return
             if begins >= self._closes:
                 self._opens, self._closes = self._contact(begins)
                 continue
             packet = self._held.popleft()
-            self._held_bytes -= len(packet)
-            self._go(packet, begins)
-            rate = self._state.rate
-            self._paced = begins if rate is None else begins + 8 * (len(packet) + self.settings.overhead) / rate
+            packets, nbytes = on_wire(packet)
+            self._held_bytes -= nbytes
+            self._go(packet, packets, nbytes, begins)
 
-    def _go(self, packet: bytes, now: float) -> None:
-        if now >= self._state_ends:
-            self._set_state(now)
+    def _queued(self, now: float) -> float:
+        """Bytes that are yet to be sent of what has been let go."""
+        return 0.0 if self._state.rate is None else max(0.0, self._free - now) * self._state.rate / 8
+
+    def _go(self, packet: bytes, packets: int, nbytes: int, begins: float) -> None:
+        """Send what the link is free for, from `begins` on."""
+        if begins >= self._state_ends:
+            self._set_state(begins)
         state = self._state
-        if state.loss or state.bursts is not None:
-            if not self._lost:
-                self._lost = self._losses.lost(BLOCK, self._generator)[::-1].tolist()
-            if self._lost.pop():
-                self.counters.lost += 1
-                return
+        now = begins
+        if state.rate is not None:
+            now += 8 * (nbytes + packets * self.settings.overhead) / (PACE * state.rate)
+        self._free = now
+        lossy = state.loss or state.bursts is not None
+        if is_large(packet) and (lossy or self.settings.reorder):
+            frame = Frame(packet)
+            lost = [self._next_is_lost() if lossy else False for _ in range(frame.packets)]
+            for part in frame.apart(lost) if self.settings.reorder else frame.without(lost):
+                self._propagate(part, now)
+        elif not (lossy and self._next_is_lost()):
+            self._propagate(packet, now)
+
+    def _next_is_lost(self) -> bool:
+        if not self._lost:
+            self._lost = self._losses.lost(BLOCK, self._generator)[::-1].tolist()
+        lost = self._lost.pop()
+        self.counters.lost += lost
+        return lost
+
+    def _propagate(self, packet: bytes, now: float) -> None:
+        state = self._state
         moment = now + state.delay
         if state.jitter:
             if not self._deviations:

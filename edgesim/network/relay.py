@@ -29,6 +29,9 @@ from node_agent.job import LinkSettings, LinkState
 MOST_RATE = 200e6
 """bit/s and direction."""
 
+AT_ONCE = 0.5e-3
+"""s"""
+
 WEAKEST_JITTER = 0.95
 """least share of a jitter's standard deviation that may be left after no packet arrives before it was sent"""
 
@@ -66,6 +69,12 @@ def _check_jitter(settings: LinkSettings, state: LinkState) -> None:
             "as no packet arrives before it was sent",
             f"a jitter of which {format_fraction(WEAKEST_JITTER)} are left",
         )
+
+
+def packets_at_once(rate: float, mtu: int) -> int:
+    """How many packets of a TCP connection the kernel should hand over as one frame (a device's gso_max_segs), so that
+    none waits for the rest of its frame for longer than AT_ONCE. The token bucket has to hold two such frames."""
+    return max(1, int(rate * AT_ONCE / 8 / mtu))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from edgesim.network.relay import Relay, Tunnel
+from edgesim.network.relay import Relay, Tunnel, packets_at_once
 from edgesim.network.tun import DEVICE, inside, open_tun_inside
 from node_agent.job import LinkSettings
 
@@ -22,9 +22,6 @@ DEVICE_NAME = "tun0"
 
 SO_TIMESTAMPNS = 35
 """of socket(7); Python does not name it"""
-
-BURST = 1e-3
-"""s at the link's rate that the token bucket may send at once, if that is more than two packets"""
 
 
 def missing() -> str | None:
@@ -70,19 +67,21 @@ def relayed_link(mtu: int = 1500, backward: dict[str, Any] | None = None, **forw
     back = LinkSettings(source="far", target="near", **(forward if backward is None else backward))
     with ExitStack() as stack:
         near, far = stack.enter_context(_namespace()), stack.enter_context(_namespace())
-        descriptors = open_tun_inside(near, DEVICE_NAME), open_tun_inside(far, DEVICE_NAME)
+        first, second = (open_tun_inside(namespace, DEVICE_NAME) for namespace in (near, far))
         for namespace, address, settings in ((near, NEAR, there), (far, FAR, back)):
             _inside(namespace, "ip", "link", "set", DEVICE_NAME, "mtu", str(mtu), "txqueuelen", "1000", "up")
             _inside(namespace, "ip", "address", "add", f"{address}/24", "dev", DEVICE_NAME)
             if settings.rate is not None:
                 _shape(namespace, settings, mtu)
-        relay = stack.enter_context(Relay([Tunnel(there, back, *descriptors)], seed=7))
+        relay = stack.enter_context(Relay([Tunnel(there, back, first, second)], seed=7))
         yield Link(relay, near, far)
 
 
 def _shape(namespace: str, settings: LinkSettings, mtu: int) -> None:
     assert settings.rate is not None
-    burst = max(int(settings.rate / 8 * BURST), 2 * mtu)
+    packets = packets_at_once(settings.rate, mtu)
+    _inside(namespace, "ip", "link", "set", DEVICE_NAME, "gso_max_segs", str(packets))
+    burst = 2 * packets * mtu
     limit = int(settings.rate / 8 * max(2 * settings.delay, 0.1)) + 20 * mtu
     shape = ["rate", f"{settings.rate:.0f}bit", "burst", str(burst), "limit", str(limit)]
     _inside(namespace, "tc", "qdisc", "add", "dev", DEVICE_NAME, "root", "tbf", *shape)
