@@ -200,10 +200,11 @@ class Keeper:
             ends[0].neighbour(names[0], data_address(wire.ends[1]), ends[1].hardware(names[1]))
             ends[1].neighbour(names[1], data_address(wire.ends[0]), ends[0].hardware(names[0]))
         for place, (end, name) in enumerate(zip(ends, names, strict=True)):
-            end.enter()
-            devices.stop_offload(name)
+            if wire.means != "relay":
+                end.enter()
+                devices.stop_offload(name)
             # TCP builds large segments whatever the device says of itself, and leaves cutting them to the queue.
-            end.netlink.link("set", index=end.index(name), gso_max_segs=1)
+            end.netlink.link("set", index=end.index(name), gso_max_segs=wire.together(place))
             self._impose(wire, place, wire.leaving(place).state_at(0.0))
         return tunnel
 
@@ -211,8 +212,8 @@ class Keeper:
         """Set what of one direction holds now."""
         settings, node, device = wire.leaving(end), self._nodes[wire.ends[end]], wire.device(end)
         if shaping.limited(settings) or wire.means == "netem":
-            header = 0 if wire.means == "relay" else shaping.ETHERNET
-            _shape(node, device, shaping.token_bucket(settings, state, header))
+            header, frames = (0, 2 * wire.together(end)) if wire.means == "relay" else (shaping.ETHERNET, 1)
+            _shape(node, device, shaping.token_bucket(settings, state, header, frames))
         if wire.means == "netem":
             _shape(node, device, shaping.netem(settings, state))
 

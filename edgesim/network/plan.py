@@ -14,10 +14,11 @@ from typing import Any, Literal
 import networkx as nx
 
 from edgesim.network.passage import Counters as RelayCounters
-from edgesim.network.relay import MOST_RATE, NotCarried, Tunnel, carried
+from edgesim.network.relay import MOST_RATE, NotCarried, Tunnel, carried, packets_at_once
 from edgesim.network.shaping import (
     HIGHEST_RATE,
     LOWEST_RATE,
+    MTU,
     Counters,
     beyond_rate,
     limited,
@@ -88,6 +89,14 @@ class Wire:
     def device(self, end: int) -> str:
         """The name of the device at end 0 or 1, after the node at the other end."""
         return f"to-{self.ends[1 - end]}"
+
+    def together(self, end: int) -> int:
+        """How many packets of a TCP connection the device at end 0 or 1 may be given as one."""
+        settings = self.leaving(end)
+        # A size table adds its overhead once, whatever a frame holds.
+        if self.means != "relay" or settings.overhead:
+            return 1
+        return min(packets_at_once(state.rate or 0.0, MTU) for state in states(settings))
 
     def leaving(self, end: int) -> LinkSettings:
         """The direction whose packets leave at end 0 or 1."""

@@ -99,14 +99,16 @@ class Netem:
         return cls(parameters["delay"] / TICKS, parameters["loss"] / (2**32 - 1), parameters["limit"])
 
 
-def token_bucket(settings: LinkSettings, state: LinkState, header: int) -> TokenBucket:
-    """The bucket for what of the link holds now; `header` is what the device counts of each packet besides its IP
-    packet, bytes."""
+def token_bucket(settings: LinkSettings, state: LinkState, header: int, together: int = 1) -> TokenBucket:
+    """The bucket for what of the link holds now.
+
+    `header` is what the device counts of each packet besides its IP packet, bytes; the bucket holds `together` packets
+    at once."""
     rate = int(min(HIGHEST_RATE, math.inf if state.rate is None else state.rate) / 8)
     overhead = settings.overhead - header
-    packet = MTU + settings.overhead
+    largest = together * (MTU + settings.overhead)
     # Its size travels as a time in whole microseconds, rounded down twice.
-    microseconds = math.ceil(1e6 * (packet / rate + LATENESS)) + 2
+    microseconds = math.ceil(1e6 * (largest / rate + LATENESS)) + 2
     return TokenBucket(rate, math.ceil(microseconds * rate / 1e6), queue_bytes(settings), overhead)
 
 
