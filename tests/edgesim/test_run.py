@@ -400,6 +400,7 @@ def test_the_kernels_links_train_the_same_parameters(write_topology: Write, tmp_
     found = {}
     for links, clock in (("userspace", "virtual"), ("netns", "wall")):
         options = ("--links", links, "--clock", clock, "--out", tmp_path / links, "--no-figures")
+        options = (*options, "--set", "training.steps=6")
         done = edgesim("run", file, *options)
         assert done.returncode == 0, done.stderr
         found[links] = summary(tmp_path / links)
