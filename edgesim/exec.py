@@ -94,8 +94,9 @@ class _Node:
 
     def __init__(self, network: Network, rank: int, command: Sequence[str]) -> None:
         lifeline, self._lifeline = os.pipe()
-        entrance = network.entrances[rank].model_dump_json()
-        arguments = [sys.executable, "-m", "edgesim.network.supervise", str(lifeline), entrance, *command]
+        entrance = network.entrances[rank]
+        where = [str(lifeline), entrance.network, entrance.user or ""]
+        arguments = [sys.executable, "-m", "edgesim.network.supervise", *where, *command]
         try:
             self.process = subprocess.Popen(
                 arguments,

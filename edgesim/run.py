@@ -163,18 +163,20 @@ class Experiment:
                     network.begin(time.monotonic())
                     folder.record_network("began", network.applied())
                 fleet.start(jobs, [folder.log_path(job.node) for job in jobs])
-                for event in fleet.events():
-                    if isinstance(event, ClockSet):
-                        if network is not None and network.plan.changing:
-                            network.begin(event.origin_s)
-                        continue
-                    folder.record(event)
-                    evaluation = observed(event)
-                    if evaluation is not None:
-                        folder.record_evaluation(*evaluation)
-                    watch(event)
-                if network is not None:
-                    folder.record_network("ended", network.applied())
+                try:
+                    for event in fleet.events():
+                        if isinstance(event, ClockSet):
+                            if network is not None and network.plan.changing:
+                                network.begin(event.origin_s)
+                            continue
+                        folder.record(event)
+                        evaluation = observed(event)
+                        if evaluation is not None:
+                            folder.record_evaluation(*evaluation)
+                        watch(event)
+                finally:
+                    if network is not None:  # raises where the network's own failure was the cause of a node's
+                        folder.record_network("ended", network.applied())
             folder.write_maps(observed.maps())
         except NodeFailure as error:
             failure = RunError(str(error), error.log)

@@ -165,7 +165,7 @@ def _node_main(job: Job, log: str, events: connection.Connection, lifeline: conn
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     if job.entrance is not None:
-        syscalls.enter(job.entrance)  # while there is one thread only
+        syscalls.enter(job.entrance.network, job.entrance.user)  # while there is one thread only
     threading.Thread(target=_end_with_controller, args=(lifeline,), name="lifeline", daemon=True).start()
 
     from node_agent import worker

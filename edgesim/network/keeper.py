@@ -35,7 +35,7 @@ from edgesim.network.plan import (
     relay_groups,
 )
 from edgesim.network.relay import Relay, RelayFailed, Tunnel
-from edgesim.network.syscalls import CLONE_NEWNET, CLONE_NEWUSER, die_with_parent, setns, unshare
+from edgesim.network.syscalls import CLONE_NEWNET, CLONE_NEWUSER, setns, unshare
 from node_agent.job import Entrance, LinkSettings, LinkState
 
 SETTINGS = {
@@ -339,7 +339,6 @@ def serve(connection: Connection) -> None:
 
 
 def main() -> None:
-    die_with_parent()
     descriptor = int(sys.argv[1])
     serve(Connection(descriptor))
 

@@ -1,10 +1,10 @@
 """Runs a command inside a node's namespaces, and ends it with all of its descendants when its controller is gone.
 
-    python -m edgesim.network.supervise LIFELINE ENTRANCE COMMAND…
+    python -m edgesim.network.supervise LIFELINE NETWORK USER COMMAND…
 
 LIFELINE is the descriptor of a pipe: each byte read from it is the number of a signal for the command's process group,
-and its end means that nobody listens any more. Ends as the command did (128 + n where a signal did it), or with 126 or
-127, as shells do, where it cannot be started.
+and its end means that nobody listens any more. NETWORK and USER are the paths of the namespaces, USER empty for none.
+Ends as the command did (128 + n where a signal did it), or with 126 or 127, as shells do, where it cannot be started.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pathlib import Path
 import psutil
 
 from edgesim.network.syscalls import adopt_descendants, enter
-from node_agent.job import Entrance
 
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
 
@@ -44,18 +43,19 @@ def _obey(lifeline: int, group: int) -> None:
 
 
 def main() -> None:
-    lifeline, entrance, command = int(sys.argv[1]), Entrance.model_validate_json(sys.argv[2]), sys.argv[3:]
-    os.set_inheritable(lifeline, False)
+    lifeline, network, user, *command = sys.argv[1:]
+    listening = int(lifeline)
+    os.set_inheritable(listening, False)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     adopt_descendants()
     try:
-        enter(entrance)
+        enter(network, user or None)
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_as_if_started_by_a_shell)
     except OSError as error:
         print(f"edgesim: {error.filename or Path(command[0])}: {error.strerror}", file=sys.stderr)
         sys.exit(NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE)
-    threading.Thread(target=_obey, args=(lifeline, child.pid), daemon=True).start()
+    threading.Thread(target=_obey, args=(listening, child.pid), daemon=True).start()
     code = child.wait()
     end_descendants()
     sys.stdout.flush()

@@ -1,17 +1,13 @@
-"""The system calls for namespaces, which Python has from 3.12 on only, and for the fate of a process."""
+"""The system calls for namespaces, which Python has from 3.12 on only, and for descendants."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-import signal
-
-from node_agent.job import Entrance
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -27,14 +23,6 @@ def setns(descriptor: int, kind: int) -> None:
     _checked(_libc.setns(descriptor, kind), "setns")
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process once the thread that started it has ended, however it ended."""
-    parent = os.getppid()
-    _checked(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
-    if os.getppid() != parent:  # it was gone before the kernel had been asked
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 def adopt_descendants() -> None:
     """Become the parent of every descendant whose own parent ends, so that none can get away."""
     _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
@@ -46,9 +34,9 @@ def _checked(result: int, call: str) -> None:
         raise OSError(number, f"{call}: {os.strerror(number)}")
 
 
-def enter(entrance: Entrance) -> None:
-    """Move this process, which must have one thread only, into a node's namespaces. Raises OSError."""
-    kinds = ((entrance.user, CLONE_NEWUSER), (entrance.network, CLONE_NEWNET))
+def enter(network: str, user: str | None) -> None:
+    """Move this process, which must have one thread only, into the namespaces at these paths. Raises OSError."""
+    kinds = ((user, CLONE_NEWUSER), (network, CLONE_NEWNET))
     # Both are opened first: from inside the one the path of the other may not be allowed any more.
     opened = [(os.open(path, os.O_RDONLY | os.O_CLOEXEC), kind) for path, kind in kinds if path is not None]
     try:

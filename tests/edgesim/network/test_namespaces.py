@@ -221,7 +221,6 @@ from edgesim.network.keeper import Keeper
 from edgesim.network.plan import Kernel, make_plan
 from edgesim.network.syscalls import enter
 from edgesim.topology.schema import Topology
-from node_agent.job import Entrance
 from pathlib import Path
 topology = Topology.model_validate({"nodes": ["a", "b"], "defaults": {"link": {"rate": "3 Mbit/s"}}})
 os.setgroups([])
@@ -230,12 +229,12 @@ os.setresuid(65534, 65534, 65534)
 ctypes.CDLL(None).prctl(4, 1)  # PR_SET_DUMPABLE: its own files in /proc are its own again, as after an exec
 reading, writing = os.pipe()
 if (child := os.fork()) == 0:
-    enter(Entrance.model_validate_json(os.read(reading, 4096)))
+    enter(*os.read(reading, 4096).decode().split())
     os._exit("to-1:" not in Path("/proc/net/dev").read_text())
 keeper = Keeper()
 entrances = keeper.build(make_plan(topology, "nobody", Kernel())).entrances
 assert all(entrance.user is not None for entrance in entrances)
-os.write(writing, entrances[0].model_dump_json().encode())
+os.write(writing, f"{entrances[0].network} {entrances[0].user}".encode())
 assert os.waitpid(child, 0)[1] == 0
 print([one.link.rate for one in keeper.applied()])
 """
