@@ -26,7 +26,7 @@ from edgesim.results import Run, RunFolder, RunFolderError, load
 from edgesim.summary import summarise
 from edgesim.topology.schema import Topology
 from node_agent.compression.settings import CompressorSettings
-from node_agent.events import ClockSet, Event, Observation, Step
+from node_agent.events import ClockSet, Event, Observation, Started, Step
 from node_agent.job import BackgroundSettings, Job, SceneSettings
 from node_agent.link_model import frame_bytes, patience
 from node_agent.workloads import detection
@@ -169,6 +169,8 @@ class Experiment:
                             if network is not None and network.plan.changing:
                                 network.begin(event.origin_s)
                             continue
+                        if isinstance(event, Started) and network is not None:
+                            network.adopt(event.pid)
                         folder.record(event)
                         evaluation = observed(event)
                         if evaluation is not None:

@@ -51,11 +51,11 @@ class Network:
         except RecordError as error:
             raise NetworkError(str(error)) from error
         try:
-            self._keeper = _Keeper(self.plan.run)
-            self._record.add(self._keeper.pid)
+            self._keeper = _Keeper(self.plan.run, self._record.token)
+            self.adopt(self._keeper.pid)
             self.built = cast(Built, self._keeper.ask("build", self.plan))
             for pid in self.built.relays:
-                self._record.add(pid)
+                self.adopt(pid)
         except BaseException:
             self.close()
             raise
@@ -85,6 +85,14 @@ class Network:
         assert self._record is not None
         return self._record.token
 
+    def adopt(self, pid: int) -> None:
+        """Record a process as one of this run's, which does not outlive it. Raises NetworkError."""
+        assert self._record is not None
+        try:
+            self._record.add(pid)
+        except RecordError as error:
+            raise NetworkError(str(error)) from error
+
     def begin(self, origin: float) -> None:
         """The run's clock shows 0 at `origin` of this host's monotonic clock; said again where it was set.
 
@@ -104,7 +112,7 @@ class Network:
 def run_id(path: Path) -> str:
     """What names a run while it goes on: its folder, whose name alone another run may have too."""
     whole = path.resolve()
-    return f"{whole.name}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:12]}"
+    return f"{whole.name[:64]}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:12]}"
 
 
 def usable_plan(topology: Topology) -> Plan:
@@ -117,7 +125,7 @@ def usable_plan(topology: Topology) -> Plan:
 
 def probe() -> Kernel:
     """What this machine allows and its kernel can do, tried out. Raises NetworkError."""
-    keeper = _Keeper("probe")
+    keeper = _Keeper("probe", secrets.token_hex(16))
     try:
         return cast(Kernel, keeper.ask("probe"))
     finally:
@@ -127,7 +135,7 @@ def probe() -> Kernel:
 class _Keeper:
     """The process, and the way to talk to it."""
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, token: str) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -135,7 +143,7 @@ class _Keeper:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, **ONE_THREAD},
+                env={**os.environ, **ONE_THREAD, records.TOKEN: token},
                 start_new_session=True,  # an interrupt from the terminal is the controller's to handle
             )
         self._connection = Connection(ours.detach())

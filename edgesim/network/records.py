@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 TOKEN = "EDGESIM_RUN_TOKEN"
-"""environment variable that a run's commands and their descendants carry"""
+"""environment variable that what a run has started carries, descendants included"""
 
 PATIENCE = 5.0
 """s for which a killed process may take to be gone"""

@@ -177,6 +177,8 @@ def test_doctor_finds_what_a_run_needs() -> None:
     assert findings["torch.distributed"]["status"] == "ok"
     assert "gloo yes" in findings["torch.distributed"]["detail"]
     assert findings["loopback"]["status"] == "ok"
+    possible = "rate by the kernel" in findings["links: netns"]["detail"]
+    assert findings["links: netns"]["status"] == ("ok" if possible else "absent")
     assert "imposed in user space" in edgesim("doctor")[1]
 
 

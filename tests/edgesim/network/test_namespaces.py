@@ -45,7 +45,7 @@ def own_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
-def network(kernel: Kernel, nodes: int = 2, **properties: Any) -> Network:
+def network(kernel: Kernel, nodes: int = 2, beyond: Means = "relay", **properties: Any) -> Network:
     """A ring of nodes 0, 1, … whose links are all the same, both ways."""
     pairs = [(0, 1)] if nodes == 2 else [(rank, (rank + 1) % nodes) for rank in range(nodes)]
     wires = []
@@ -54,7 +54,7 @@ def network(kernel: Kernel, nodes: int = 2, **properties: Any) -> Network:
             LinkSettings(source=f"n{source}", target=f"n{target}", **properties)
             for source, target in ((here, there), (there, here))
         )
-        means: Means = "relay" if shaping.beyond_rate(forward) else "kernel"
+        means: Means = beyond if shaping.beyond_rate(forward) else "kernel"
         wires.append(Wire((here, there), forward, backward, means))
     return Network(Plan(f"test-{os.getpid()}", tuple(f"n{rank}" for rank in range(nodes)), tuple(wires)))
 
@@ -166,21 +166,33 @@ def test_a_change_is_made_in_place(kernel: Kernel) -> None:
         assert applied(made)["n0->n1"].link.rate == 10e6, "the run's clock was set back, and the link with it"
 
 
+ECHOED = """
+times = []
+for _ in range(21):
+    began = time.monotonic(); connection.sendall(b'x'); connection.recv(1)
+    times.append(time.monotonic() - began)
+print(sorted(times)[10])
+"""
+ECHO = "while octet := connection.recv(1): connection.sendall(octet)"
+
+
 def test_delay_through_the_relay(relaying: Kernel) -> None:
-    send = (
-        "times = []\n"
-        "for _ in range(21):\n"
-        "    began = time.monotonic(); connection.sendall(b'x'); connection.recv(1)\n"
-        "    times.append(time.monotonic() - began)\n"
-        "print(sorted(times)[10])"
-    )
-    receive = "while octet := connection.recv(1): connection.sendall(octet)"
     with network(relaying, rate=10e6, delay=0.02) as made:
-        assert connected(made, send, receive) == pytest.approx(0.04, abs=0.003)
+        assert connected(made, ECHOED, ECHO) == pytest.approx(0.04, abs=0.003)
         one = applied(made)["n0->n1"]
         assert (one.means, one.link.delay, one.link.rate) == ("relay", 0.02, 10e6)
         assert one.relayed is not None
         assert one.relayed.packets_out == one.relayed.packets_in > 20
+
+
+def test_delay_by_netem(kernel: Kernel) -> None:
+    if not kernel.netem:
+        pytest.skip("this kernel has no netem")
+    with network(kernel, beyond="netem", rate=10e6, delay=0.02) as made:
+        assert connected(made, ECHOED, ECHO) == pytest.approx(0.04, abs=0.003)
+        one = applied(made)["n0->n1"]
+        assert one.link.delay == pytest.approx(0.02, rel=1e-4)
+        assert one.link.rate == 10e6
 
 
 def test_a_closed_window_holds_a_connection_up(relaying: Kernel) -> None:
