@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from edgesim.topology.fields import NAME
 from edgesim.topology.problems import Refusal, closest, listed, shown
 
 MOST_LISTED = 10
@@ -24,7 +26,7 @@ def inconsistencies(data: Mapping[str, Any]) -> Iterator[tuple[Path, Refusal]]:
     the fields themselves refuse those."""
     nodes = _sequence(data.get("nodes"))
     names = [node.get("name") if isinstance(node, dict) else node for node in nodes]
-    known = [name for name in names if isinstance(name, str)]
+    known = [name for name in names if isinstance(name, str) and re.fullmatch(NAME, name)]
     repeated = list(_repeated(("nodes",), names))
     yield from repeated
     if repeated or len(known) != len(nodes) or not known:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgesim.topology.reader import TopologyError, read
@@ -589,6 +589,7 @@ sections = ["name", "seed", "defaults", "nodes", "links", "ring", "emulation", "
 
 @settings(max_examples=200)
 @given(st.dictionaries(st.sampled_from(sections), values))
+@example({"nodes": ["\x1e"], "ring": []})
 def test_any_yaml_is_read_or_refused_in_our_own_words(tmp_path_factory: pytest.TempPathFactory, data: object) -> None:
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_text(yaml.safe_dump(data), encoding="utf-8")
