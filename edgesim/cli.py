@@ -113,7 +113,8 @@ def run(
             console.print(f"target prior: {experiment.prior.label}; scored on {pixels} pixels", highlight=False)
 
         def watch(title: str) -> Progress:
-            return Progress(console, title, list(topology.ring), topology.training.steps, quiet)
+            virtual = topology.emulation.clock == "virtual"
+            return Progress(console, title, list(topology.ring), topology.training.steps, quiet, virtual)
 
         runs = run_all(experiment, folder, LocalFleet(), watch)
     except RunFolderError as error:

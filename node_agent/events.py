@@ -25,6 +25,8 @@ class Sent:
     """time that messages waited for the link to become free, summed over messages"""
     closed_s: float = 0.0
     """time that messages waited for a contact window, summed over messages"""
+    framing_bytes: int = 0
+    """what the packets took besides what they carry, where the link's overhead is modelled"""
 
     @property
     def message_bytes(self) -> int:
@@ -50,6 +52,8 @@ class Received:
     """bits that arrived in back-to-back messages, and"""
     rate_s: float = 0.0
     """the time in which they arrived: rate_bits / rate_s is the measured rate, 0/0 where there was no burst"""
+    delay_sd_s: float | None = None
+    """standard deviation of the delays"""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,19 @@ class Started:
     """what this node would put on its link per step to average all gradients uncompressed, headers included"""
     link: LinkSettings | None = None
     """what the node imposes on its outgoing link, read back from the model that does it"""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A message met a closed link and waits for contact; told once a closure."""
+
+    rank: int
+    node: str
+    link: str
+    time_s: float
+    """the run's clock when the message was ready"""
+    until_s: float
+    """when the contact begins, by the same clock"""
 
 
 @dataclass(frozen=True)
@@ -144,5 +161,5 @@ class Finished:
     """number of trained values"""
 
 
-Event = Union[Started, Step, Telemetry, Observation, Fault, Finished]  # noqa: UP007
+Event = Union[Started, Waiting, Step, Telemetry, Observation, Fault, Finished]  # noqa: UP007
 Emit = Callable[[Event], None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Annotated, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -86,12 +87,8 @@ class LinkSettings(LinkState):
 
     def state_at(self, moment: float) -> LinkState:
         """What holds at `moment`, s by the run's clock."""
-        state: LinkState = self
-        for change in self.changes:
-            if change.at > moment:
-                break
-            state = change
-        return state
+        past = bisect_right(self.changes, moment, key=lambda change: change.at)
+        return self.changes[past - 1] if past else self
 
 
 class SceneSettings(Settings):

@@ -6,6 +6,7 @@ import hashlib
 import os
 import traceback
 import zlib
+from collections.abc import Callable
 from datetime import timedelta
 
 import numpy as np
@@ -67,7 +68,12 @@ def _train(job: Job, emit: Emit) -> None:
     if handshake:
         handshake.meet()
     clock: Clock = WallClock() if job.clock == "wall" else VirtualClock(job.compute_factor)
-    ring = make_ring(job, clock, handshake.latency if handshake else 0.0)
+
+    def closed(since: float, until: float) -> None:
+        assert job.outgoing is not None
+        emit(events.Waiting(job.rank, job.node, job.outgoing.name, since, until))
+
+    ring = make_ring(job, clock, handshake.latency if handshake else 0.0, closed)
 
     facts = workload.prepare(ring)
     barrier(ring, clock, handshake)
@@ -196,14 +202,16 @@ def link_model(job: Job) -> LinkModel | None:
     return LinkModel(job.outgoing, np.random.default_rng([job.seed, 0x11A, job.rank]))
 
 
-def make_ring(job: Job, clock: Clock, latency: float = 0.0) -> Ring:
+def make_ring(
+    job: Job, clock: Clock, latency: float = 0.0, closed: Callable[[float, float], None] | None = None
+) -> Ring:
     """The ring of a job's links, over the process group that this process has joined and shaken hands in."""
     model = link_model(job)
     if model is None:
         return Ring(job.rank, job.world_size, clock)
     to_next, from_previous = channels(job, RING)
     pool = FramePool(job.frame)
-    outgoing = OutgoingLink(model, to_next, pool, clock, latency)
+    outgoing = OutgoingLink(model, to_next, pool, clock, latency, closed)
     bare = channels(job, BARE) if job.bare else None
     return Ring(job.rank, job.world_size, clock, outgoing, IncomingLink(from_previous, pool), pool, bare)
 
