@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgesim.topology.quantities import format_rate, format_time
-from node_agent.events import Event, Finished, Observation, Started, Step, Waiting
+from node_agent.events import Event, Finished, Observation, Probed, Started, Step, Waiting
 
 PLAIN_LINES = 10
 """lines per run where the output is no terminal"""
@@ -78,7 +78,11 @@ class Progress:
             self._live.stop()
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Started):
+        if isinstance(event, Probed):
+            self._state = "measuring the links"
+            for missed in event.deviations if not self._quiet else ():
+                self._console.print(f"  link {event.link}: {missed}", style="yellow", highlight=False)
+        elif isinstance(event, Started):
             self._state = "agreeing on the scene's statistics"
         elif isinstance(event, Observation) and event.step == 0:
             self._state = "training"

@@ -24,7 +24,7 @@ from edgesim.summary import summarise
 from edgesim.topology.schema import Topology
 from node_agent.compression.settings import CompressorSettings
 from node_agent.events import Event, Observation, Step
-from node_agent.job import BackgroundSettings, Job, SceneSettings
+from node_agent.job import BackgroundSettings, Job, ProbeSettings, SceneSettings
 from node_agent.link_model import frame_bytes, patience
 from node_agent.workloads import detection
 from node_agent.workloads.formats import SceneError
@@ -94,6 +94,11 @@ class Experiment:
         incoming = {link.target: link for link in topology.ring_links()}
         frame = frame_bytes(links.values())
         factors = {node.name: node.compute_factor for node in topology.nodes}
+        bare = topology.emulation.clock == "wall" and all(link.bare for link in links.values())
+        probe = None
+        if topology.emulation.clock == "wall" and links and not bare:
+            emulation = topology.emulation
+            probe = ProbeSettings(tolerance=emulation.tolerance, binding=not emulation.allow_deviation)
         cuts = [self.scene.shape[0] * i // len(names) for i in range(len(names) + 1)]
         return [
             Job(
@@ -107,8 +112,9 @@ class Experiment:
                 outgoing=links.get(name),
                 incoming=incoming.get(name),
                 frame=frame,
-                bare=topology.emulation.clock == "wall" and all(link.bare for link in links.values()),
+                bare=bare,
                 rendezvous=rendezvous,
+                probe=probe,
                 timeout=topology.emulation.timeout + sum(patience(link, frame) for link in links.values()),
                 compressor=compressor,
                 bucket_bytes=training.bucket,

@@ -87,10 +87,14 @@ def summarise(
         },
         "link_utilisation": {},
         "links": {},
+        "deviations": [
+            f"link {event['link']}: {missed}" for event in run.events_of("probed") for missed in event["deviations"]
+        ],
         "energy_j": None,
         "params_sha256": digests.pop() if len(digests) == 1 and agree else None,
         "nodes_agree": agree,
     }
+    probed = {event["link"]: event for event in run.events_of("probed")}
     for source, target in run.ring:
         name, link = f"{source}->{target}", run.of_link(source, target)
         summary["link_utilisation"][name] = _ratio(float(link["busy_s"].sum()), _last(link["time_s"]))
@@ -98,6 +102,7 @@ def summarise(
         summary["links"][name] = {
             "requested": as_si(asked) if asked else None,
             "applied": as_si(LinkSettings.model_validate(applied)) if applied else None,
+            "probed": probed[name]["found"] if name in probed else None,
             "measured": measured(link),
         }
     content: dict[str, Any] = plain(summary)

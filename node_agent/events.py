@@ -68,6 +68,36 @@ class StepParts:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What a probe found of a link."""
+
+    rate_bit_s: float | None
+    """of messages back to back; None: none was seen for long enough"""
+    delay_s: float | None
+    """median one-way delay of single messages; None: no sample"""
+    jitter_s: float | None
+    """standard deviation of the same"""
+    samples: int
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The links of a node, measured before training."""
+
+    rank: int
+    node: str
+    link: str
+    """the incoming one"""
+    found: Measured
+    sent: Sent
+    """on the outgoing one, and"""
+    applied: LinkSettings
+    """what this node imposes on that, read back from the model that does it"""
+    deviations: tuple[str, ...] = ()
+    """in words; beyond the tolerance"""
+
+
+@dataclass(frozen=True)
 class Started:
     rank: int
     node: str
@@ -161,5 +191,5 @@ class Finished:
     """number of trained values"""
 
 
-Event = Union[Started, Waiting, Step, Telemetry, Observation, Fault, Finished]  # noqa: UP007
+Event = Union[Probed, Started, Waiting, Step, Telemetry, Observation, Fault, Finished]  # noqa: UP007
 Emit = Callable[[Event], None]

@@ -20,9 +20,10 @@ from node_agent.compression import create
 from node_agent.compression.base import GradientError
 from node_agent.events import Emit
 from node_agent.exchange import Account, Exchange, layers_of, make_buckets, parts_of
-from node_agent.job import Job
+from node_agent.job import Job, ProbeSettings
 from node_agent.link import IncomingLink, OutgoingLink
 from node_agent.link_model import ConnectionLost, LinkError, LinkModel
+from node_agent.probe import LinkDeviation, at_rest, deviations, measure
 from node_agent.ring import Ring
 from node_agent.telemetry.process import Telemetry
 from node_agent.transport import Channel, FramePool, Handshake
@@ -30,8 +31,8 @@ from node_agent.workloads.background import BackgroundError, BackgroundLearning
 from node_agent.workloads.base import Workload
 from node_agent.workloads.formats import SceneError
 
-ASIDE, RING, BARE = 0, 1, 2
-"""tags: what passes by the links, the messages of the ring, and those of a bare one"""
+ASIDE, RING, BARE, PROBE = 0, 1, 2, 3
+"""tags: what passes by the links, the messages of the ring, those of a bare one, and those that measure"""
 
 
 FOR_PEOPLE = (LinkError, SceneError, BackgroundError, GradientError)
@@ -63,8 +64,15 @@ def _train(job: Job, emit: Emit) -> None:
     # Every buffer is written before it is read; filling it would take memory and time that no node needs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _join(job)
-    workload = BackgroundLearning(job.workload, job.seed, job.rank)
     handshake = Handshake(job.rank, job.world_size, *channels(job, ASIDE)) if job.world_size > 1 else None
+    if handshake:
+        handshake.meet()
+        if job.probe is not None:
+            probe_links(job, job.probe, handshake, emit)
+    if job.workload is None:
+        emit(events.Finished(job.rank, job.node, 0.0, 0, "", 0))
+        return
+    workload = BackgroundLearning(job.workload, job.seed, job.rank)
     if handshake:
         handshake.meet()
     clock: Clock = WallClock() if job.clock == "wall" else VirtualClock(job.compute_factor)
@@ -91,6 +99,28 @@ def _train(job: Job, emit: Emit) -> None:
     ring.close()
     if handshake:
         handshake.meet()
+
+
+def probe_links(job: Job, settings: ProbeSettings, handshake: Handshake, emit: Emit) -> None:
+    """Measure the links of this node, as they are at the beginning.
+
+    Raises LinkDeviation where one misses its tolerance, and LinkError if a neighbour fails.
+    """
+    assert job.outgoing is not None
+    assert job.incoming is not None
+    to_next, from_previous = channels(job, PROBE)
+    pool = FramePool(job.frame)
+    model = LinkModel(at_rest(job.outgoing), np.random.default_rng([job.seed, 0x9B0, job.rank]))
+    outgoing = OutgoingLink(model, to_next, pool, WallClock(), handshake.latency)
+    incoming = IncomingLink(from_previous, pool)
+    asked = at_rest(job.incoming)
+    found, sent = measure(outgoing, incoming, asked, pool, settings, handshake.meet)
+    missed = deviations(asked, found, settings.tolerance)
+    emit(events.Probed(job.rank, job.node, asked.name, found, sent, model.settings, tuple(missed)))
+    outgoing.close()
+    handshake.meet()
+    if missed and settings.binding:
+        raise LinkDeviation(f"link {asked.name} is not what was asked of it: {', '.join(missed)}")
 
 
 def _steps(

@@ -19,7 +19,7 @@ from pydantic_core import CoreSchema, InitErrorDetails
 
 from edgesim.topology.consistency import inconsistencies, neighbours
 from edgesim.topology.events import Event, imposed
-from edgesim.topology.fields import Compressors, Name, NameSchema, Size, Timeout
+from edgesim.topology.fields import Compressors, Fraction, Name, NameSchema, Size, Timeout
 from edgesim.topology.links import Link, LinkDefaults
 from edgesim.topology.problems import Refusal, shown
 from edgesim.topology.section import Section, given, without_default
@@ -78,6 +78,15 @@ class Emulation(Section):
         default=60.0,
         json_schema_extra={"default": "60 s"},
         description="longest silence of a neighbour, beyond its link's own time, s",
+    )
+    tolerance: Fraction = Field(
+        default=0.05,
+        gt=0,
+        json_schema_extra={"default": "5 %"},
+        description="share by which a link may miss what was asked of it, measured before training (wall clock)",
+    )
+    allow_deviation: bool = Field(
+        default=False, strict=True, description="whether a run whose links miss more is made all the same, and says so"
     )
 
 
