@@ -21,6 +21,7 @@ from edgesim.comparison import compressor_label
 from edgesim.fleet.base import Fleet, NodeFailure
 from edgesim.results import Run, RunFolder, RunFolderError, load
 from edgesim.summary import summarise
+from edgesim.topology.computing import boards
 from edgesim.topology.schema import Topology
 from node_agent.compression.settings import CompressorSettings
 from node_agent.events import Event, Observation, Step
@@ -93,6 +94,7 @@ class Experiment:
         links = {link.source: link for link in topology.ring_links()}
         incoming = {link.target: link for link in topology.ring_links()}
         frame = frame_bytes(links.values())
+        modelled = boards(topology)
         factors = {node.name: node.compute_factor for node in topology.nodes}
         cuts = [self.scene.shape[0] * i // len(names) for i in range(len(names) + 1)]
         return [
@@ -104,6 +106,7 @@ class Experiment:
                 steps=training.steps,
                 clock=topology.emulation.clock,
                 compute_factor=factors[name],
+                roofline=modelled[name].device.roofline(modelled[name].mode) if name in modelled else None,
                 outgoing=links.get(name),
                 incoming=incoming.get(name),
                 frame=frame,
@@ -177,6 +180,8 @@ class Experiment:
             "nodes": list(topology.ring),
             "links": [link.model_dump() for link in topology.directed_links()],
             "clock": topology.emulation.clock,
+            "compute": topology.compute,
+            "boards": {name: board.described() for name, board in boards(topology).items()},
             "compressor": compressor.model_dump(),
             "scene": self.scene.describe,
             "prior": self.prior.label,

@@ -1,4 +1,5 @@
-"""Two clocks, one interface: the wall's, and one that nobody waits for.
+"""One interface, three clocks: the wall's, and two that nobody waits for. One of these measures computing, the other
+models it.
 
 A run's clock starts at 0 when the nodes have found one another. Each thread of a node has a clock of its own (`fork`);
 where one thread's work depends on another's, the later one waits until the other's time, as between nodes.
@@ -8,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import TracebackType
 from typing import Protocol
 
 
@@ -23,6 +25,9 @@ class Clock(Protocol):
 
     def fork(self) -> Clock:
         """The clock of a second thread, to be called by that thread; shows the time of this one or less."""
+
+    def counting(self) -> AbstractContextManager[object]:
+        """To be entered by the clock's thread around all that it computes."""
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
@@ -52,6 +57,9 @@ class WallClock:
     def fork(self) -> WallClock:
         return self
 
+    def counting(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
     @contextmanager
     def stopped(self) -> Iterator[None]:
         with self._stops:
@@ -72,11 +80,15 @@ class VirtualClock:
         if factor < 0:
             raise ValueError(f"the compute factor is at least 0, found {factor}")
         self._factor = factor
-        self._offset = start - factor * time.thread_time()
+        self._offset = start - self._computed()
         self._stops = _Once()
 
+    def _computed(self) -> float:
+        """Seconds of computing by this thread, from any origin."""
+        return self._factor * time.thread_time()
+
     def now(self) -> float:
-        return self._offset + self._factor * time.thread_time()
+        return self._offset + self._computed()
 
     def wait_until(self, moment: float) -> None:
         self._offset += max(0.0, moment - self.now())
@@ -84,12 +96,51 @@ class VirtualClock:
     def fork(self) -> VirtualClock:
         return VirtualClock(self._factor)
 
+    def counting(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
     @contextmanager
     def stopped(self) -> Iterator[None]:
         with self._stops:
-            began = time.thread_time()
+            began = self._computed()
             yield
-            self._offset -= self._factor * (time.thread_time() - began)
+            self._offset -= self._computed() - began
+
+
+class Counted(Protocol):
+    """What a thread computes while it has entered this, as the time that some device takes for it."""
+
+    @property
+    def seconds(self) -> float: ...
+
+    def fresh(self) -> Counted:
+        """The same for another thread, at nought."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class ModelledClock(VirtualClock):
+    """A virtual clock that knows nothing of the host: advanced by `work`, which is counted and not measured.
+
+    The same program shows the same times on it, bit for bit. Threads of one node do not slow one another down.
+    """
+
+    def __init__(self, work: Counted) -> None:
+        self._work = work
+        super().__init__()
+
+    def _computed(self) -> float:
+        return self._work.seconds
+
+    def fork(self) -> ModelledClock:
+        return ModelledClock(self._work.fresh())
+
+    def counting(self) -> AbstractContextManager[object]:
+        return self._work
 
 
 class _Once:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from node_agent import events
-from node_agent.clock import Clock, VirtualClock, WallClock
+from node_agent.clock import Clock, ModelledClock, VirtualClock, WallClock
 from node_agent.compression import create
 from node_agent.compression.base import GradientError
 from node_agent.events import Emit
@@ -25,6 +25,7 @@ from node_agent.link_model import ConnectionLost, LinkError, LinkModel
 from node_agent.ring import Ring
 from node_agent.telemetry.process import Telemetry
 from node_agent.transport import Channel, FramePool, Handshake
+from node_agent.work import Work
 from node_agent.workloads.background import BackgroundError, BackgroundLearning
 from node_agent.workloads.base import Workload
 from node_agent.workloads.formats import SceneError
@@ -66,9 +67,24 @@ def _train(job: Job, emit: Emit) -> None:
     handshake = Handshake(job.rank, job.world_size, *channels(job, ASIDE)) if job.world_size > 1 else None
     if handshake:
         handshake.meet()
-    clock: Clock = WallClock() if job.clock == "wall" else VirtualClock(job.compute_factor)
+    clock = make_clock(job)
     ring = make_ring(job, clock, handshake.latency if handshake else 0.0)
+    with clock.counting():
+        _prepare_and_train(job, workload, ring, clock, handshake, emit)
+    ring.close()
+    if handshake:
+        handshake.meet()
 
+
+def make_clock(job: Job) -> Clock:
+    if job.clock == "wall":
+        return WallClock()
+    return VirtualClock(job.compute_factor) if job.roofline is None else ModelledClock(Work(job.roofline))
+
+
+def _prepare_and_train(
+    job: Job, workload: Workload, ring: Ring, clock: Clock, handshake: Handshake | None, emit: Emit
+) -> None:
     facts = workload.prepare(ring)
     barrier(ring, clock, handshake)
     prepared = ring.outgoing.sent if ring.outgoing else events.Sent()
@@ -82,9 +98,6 @@ def _train(job: Job, emit: Emit) -> None:
     with Telemetry(job, emit):
         finished = _steps(job, workload, ring, clock, handshake, observer, emit)
     emit(finished)
-    ring.close()
-    if handshake:
-        handshake.meet()
 
 
 def _steps(
