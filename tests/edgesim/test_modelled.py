@@ -46,16 +46,14 @@ def burn() -> None:
 
 
 @contextmanager
-def busy(processes: int) -> Iterator[None]:
-    hogs = [multiprocessing.get_context("spawn").Process(target=burn, daemon=True) for _ in range(processes)]
-    for hog in hogs:
-        hog.start()
+def busy() -> Iterator[None]:
+    hog = multiprocessing.get_context("spawn").Process(target=burn, daemon=True)
+    hog.start()
     try:
         yield
     finally:
-        for hog in hogs:
-            hog.kill()
-            hog.join()
+        hog.kill()
+        hog.join()
 
 
 @pytest.fixture
@@ -64,45 +62,31 @@ def file(write_topology: Write) -> Path:
     path = write_topology(
         3, "  compressor: {name: nsi, density: 0.1}\n  bucket: 4 kB\n", "{rate: 3 Mbit/s, jitter: 1 ms, loss: 1 %}"
     )
-    text = path.read_text().replace(
-        "nodes: [n0, n1, n2]", "nodes: [n0, {name: n1, mode: 7W}, {name: n2, device: jetson-tx2}]"
-    )
+    boards = "nodes: [n0, {name: n1, mode: 7W}, {name: n2, device: jetson-tx2}]"
+    text = path.read_text().replace("nodes: [n0, n1, n2]", boards).replace("steps: 12", "steps: 4")
     path.write_text(text.replace("defaults: {", "defaults: {node: {device: jetson-orin-nano-8gb}, "))
     return path
 
 
 def test_the_same_seed_gives_the_same_times_bit_for_bit_however_busy_the_host_is(file: Path, tmp_path: Path) -> None:
     quiet = run(file, tmp_path / "quiet")
-    with busy(2):
+    with busy():
         loaded = run(file, tmp_path / "loaded")
     assert quiet["compute"] == "modelled"
     assert quiet == loaded
     for table in ("steps.csv", "links.csv"):
         assert rows(tmp_path / "quiet", table) == rows(tmp_path / "loaded", table)
-    steps = load(tmp_path / "quiet").steps
-    assert steps["compute_s"].min() > 0
-    assert steps["encode_s"].max() > 0
+
+    # The same steps take longer with half of the clusters at two thirds of the clock, and with slower memory.
+    of = load(tmp_path / "quiet").of_node
+    orin, slower, tx2 = (np.median(of(node)["compute_s"]) for node in ("n0", "n1", "n2"))
+    assert 0 < orin < slower < tx2
+    assert of("n0")["encode_s"].max() > 0
 
     # At 15 W the board takes 4.8 W at rest and 12.5 W loaded; of n1 and n2 the power in their modes is not known.
-    mine = load(tmp_path / "quiet").of_node("n0")
-    computing = sum(mine[f"{part}_s"].sum() for part in ("compute", "encode", "decode"))
-    assert quiet["energy_j"] == {
-        "n0": pytest.approx(4.8 * mine["duration_s"].sum() + 7.7 * computing),
-        "n1": None,
-        "n2": None,
-    }
+    computing = sum(of("n0")[f"{part}_s"].sum() for part in ("compute", "encode", "decode"))
+    power = pytest.approx(4.8 * of("n0")["duration_s"].sum() + 7.7 * computing)
+    assert quiet["energy_j"] == {"n0": power, "n1": None, "n2": None}
     config = json.loads((tmp_path / "quiet" / "config.json").read_text())
     assert "efficiency.compute" in config["boards"]["n0"]["unverified"]
     assert config["boards"]["n1"]["mode"] == "7W"
-
-
-def test_the_model_changes_times_and_nothing_else(file: Path, tmp_path: Path) -> None:
-    modelled = run(file, tmp_path / "modelled")
-    measured = run(file, tmp_path / "measured", "--set", "emulation.compute=measured")
-    assert measured["params_sha256"] == modelled["params_sha256"]
-    assert measured["bytes_sent"] == modelled["bytes_sent"]
-    assert measured["energy_j"] is None
-    # The same steps take longer with half of the clusters at two thirds of the clock, and with slower memory.
-    steps = [load(tmp_path / "modelled").of_node(node)["compute_s"] for node in ("n0", "n1", "n2")]
-    orin, slower, tx2 = map(np.median, steps)
-    assert orin < slower < tx2

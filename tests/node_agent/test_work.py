@@ -128,3 +128,20 @@ def test_a_clock_counts_its_own_thread_alone_and_nothing_while_it_stands() -> No
     x.add(1)
     assert clock.now() == pytest.approx(5.0 + 8000 / 1e8 + 1e-5)
     assert other == [pytest.approx(8000 / 1e8 + 1e-5)]
+
+
+def test_counting_changes_no_bit_of_what_is_computed() -> None:
+    def trained() -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(1)
+        model, pixels = Autoencoder(30, (48, 40, 8), generator), torch.rand(32, 30, generator=generator)
+        optimiser = torch.optim.Adam(model.parameters())
+        for _ in range(3):
+            optimiser.zero_grad()
+            functional.mse_loss(model(pixels), pixels).backward()
+            optimiser.step()
+        return list(model.parameters())
+
+    with Work(DEVICE) as work:
+        watched = trained()
+    assert work.kernels > 3 * 14
+    assert all(torch.equal(a, b) for a, b in zip(watched, trained(), strict=True))
