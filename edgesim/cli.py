@@ -305,6 +305,17 @@ def compressors(as_json: Json = False) -> None:
         _console().print(catalogue.render())
 
 
+@app.command()
+def devices(as_json: Json = False) -> None:
+    """List the device profiles: what each board reaches in each power mode, and how much of that is unverified."""
+    from edgesim import devices as profiles
+
+    if as_json:
+        typer.echo(json.dumps(profiles.entries(), indent=2))
+    else:
+        _console().print(profiles.render())
+
+
 def _options(
     compressors: list[str],
     seed: int | None = None,

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgesim.topology.quantities import format_rate, format_time
-from node_agent.events import Event, Finished, Observation, Probed, Started, Step, Waiting
+from node_agent.events import Event, Finished, Observation, Paused, Probed, Started, Step, Waiting
 
 PLAIN_LINES = 10
 """lines per run where the output is no terminal"""
@@ -89,6 +89,9 @@ class Progress:
             self._began = time.monotonic()
         elif isinstance(event, Waiting):
             self._wait(event)
+        elif isinstance(event, Paused):
+            if not self._quiet:
+                self._console.print(f"  {event.node}: pauses for {format_time(event.seconds)}", highlight=False)
         elif isinstance(event, Finished):
             self._state = "finishing"
         elif isinstance(event, Step):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,7 @@ def summarise(
         "seed": topology.get("seed"),
         "nodes": nodes,
         "clock": run.config.get("clock"),
+        "compute": run.config.get("compute"),
         "links_imposed": topology.get("emulation", {}).get("links"),
         "compressor": run.config.get("compressor"),
         "workload": training.get("workload"),
@@ -83,14 +85,14 @@ def summarise(
         "step_time_s": {
             "p50": float(np.percentile(durations, 50)) if len(durations) else None,
             "p95": float(np.percentile(durations, 95)) if len(durations) else None,
-            **{part: float(steps[f"{part}_s"].mean()) if len(durations) else None for part in PARTS},
+            **{part: _mean(steps[f"{part}_s"]) if len(durations) else None for part in PARTS},
         },
         "link_utilisation": {},
         "links": {},
         "deviations": [
             f"link {event['link']}: {missed}" for event in run.events_of("probed") for missed in event["deviations"]
         ],
-        "energy_j": None,
+        "energy_j": _energy(run, rows),
         "params_sha256": digests.pop() if len(digests) == 1 and agree else None,
         "nodes_agree": agree,
     }
@@ -112,6 +114,24 @@ def summarise(
 def of(run: Run) -> dict[str, Any]:
     """A run's summary; of one that was killed before it could write its own, made from what it left."""
     return run.summary or summarise(run, status="killed")
+
+
+def _mean(values: NDArray[Any]) -> float:
+    """The same however the rows were interleaved as they came."""
+    return math.fsum(values) / len(values)
+
+
+def _energy(run: Run, rows: Mapping[str, Columns]) -> dict[str, float | None] | None:
+    """J that each node's board takes for training: its power at rest all the time, and what it takes loaded on top of
+    that while it computes, encodes or decodes. None where its power in its mode is not known; radios are no part of it.
+    """
+    found: dict[str, float | None] = {}
+    for node, steps in rows.items():
+        power = run.config.get("boards", {}).get(node, {}).get("power_w")
+        busy = sum(math.fsum(steps[f"{part}_s"]) for part in ("compute", "encode", "decode"))
+        idle = power and power["idle"] * math.fsum(steps["duration_s"])
+        found[node] = power and idle + (power["loaded"] - power["idle"]) * busy
+    return found if any(value is not None for value in found.values()) else None
 
 
 def _time_to(goal: float | None, evaluations: Sequence[Mapping[str, Any]]) -> float | None:

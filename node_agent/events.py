@@ -128,6 +128,15 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class Paused:
+    """The node computes nothing from now on: whoever started its process stops it, and lets it go on afterwards."""
+
+    rank: int
+    node: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Step:
     rank: int
     node: str
@@ -191,5 +200,5 @@ class Finished:
     """number of trained values"""
 
 
-Event = Union[Probed, Started, Waiting, Step, Telemetry, Observation, Fault, Finished]  # noqa: UP007
+Event = Union[Probed, Started, Waiting, Paused, Step, Telemetry, Observation, Fault, Finished]  # noqa: UP007
 Emit = Callable[[Event], None]

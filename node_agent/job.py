@@ -101,6 +101,14 @@ class ProbeSettings(Settings):
     binding: bool = Field(default=True, description="whether a link that misses more ends the run, or is recorded only")
 
 
+class Roofline(Settings):
+    """What a node's board is assumed to reach; see `node_agent.work`."""
+
+    flop_s: float = Field(gt=0, description="floating-point operations a second")
+    byte_s: float = Field(gt=0, description="bytes a second to and from memory")
+    launch_s: float = Field(default=0.0, ge=0, description="s that each kernel takes besides")
+
+
 class SceneSettings(Settings):
     """Where a hyperspectral scene and its target mask are found."""
 
@@ -141,6 +149,11 @@ class Job(Settings):
     steps: int = Field(ge=1)
     clock: Literal["wall", "virtual"] = "wall"
     compute_factor: float = Field(default=1.0, description="virtual clock: seconds per CPU second measured here")
+    roofline: Roofline | None = Field(
+        default=None,
+        description="virtual clock: what the node's board reaches; None: CPU time measured here counts",
+    )
+    pauses: tuple[Window, ...] = Field(default=(), description="when the node computes nothing, ascending")
     outgoing: LinkSettings | None = Field(description="the link to the next node of the ring; None if alone")
     incoming: LinkSettings | None = Field(description="the link from the previous node; None if alone")
     frame: int = Field(

@@ -3,6 +3,7 @@ for the rate. Both ways round the ring at once, as training will use it."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -154,5 +155,5 @@ def asked_of(link: LinkSettings, goodput: float = 1.0) -> LinkState:
 
 def slack(link: LinkSettings, samples: int, tolerance: float) -> float:
     """By how much a median delay may be off, s: the tolerance or 2 ms, and three standard errors of a median."""
-    error = 1.25 * link.jitter / max(1, samples) ** 0.5
+    error = 1.25 * link.jitter / math.sqrt(max(1, samples))
     return max(tolerance * link.delay, DELAY_FLOOR) + 3 * error

@@ -7,6 +7,7 @@ import os
 import traceback
 import zlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from node_agent import events
-from node_agent.clock import Clock, VirtualClock, WallClock
+from node_agent.clock import Clock, ModelledClock, VirtualClock, WallClock
 from node_agent.compression import create
 from node_agent.compression.base import GradientError
 from node_agent.events import Emit
@@ -23,10 +24,12 @@ from node_agent.exchange import Account, Exchange, layers_of, make_buckets, part
 from node_agent.job import Job, ProbeSettings
 from node_agent.link import IncomingLink, OutgoingLink
 from node_agent.link_model import ConnectionLost, LinkError, LinkModel
+from node_agent.pauses import Pauses
 from node_agent.probe import LinkDeviation, at_rest, deviations, measure
 from node_agent.ring import Ring
 from node_agent.telemetry.process import Telemetry
 from node_agent.transport import Channel, FramePool, Handshake
+from node_agent.work import Work
 from node_agent.workloads.background import BackgroundError, BackgroundLearning
 from node_agent.workloads.base import Workload
 from node_agent.workloads.formats import SceneError
@@ -45,7 +48,7 @@ def run(job: Job, emit: Emit) -> None:
     Never raises: what goes wrong ends in a `Fault`.
     """
     try:
-        _train(job, emit)
+        _do(job, emit)
     except Exception as error:  # the boundary of the process: whatever it was, the controller hears of it
         lost = isinstance(error, ConnectionLost)
         trace = "" if isinstance(error, FOR_PEOPLE) else traceback.format_exc()
@@ -58,24 +61,35 @@ def _one_line(error: BaseException) -> str:
     return first if first and isinstance(error, (*FOR_PEOPLE, OSError)) else f"{type(error).__name__}: {first}"
 
 
-def _train(job: Job, emit: Emit) -> None:
+def _do(job: Job, emit: Emit) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     # Every buffer is written before it is read; filling it would take memory and time that no node needs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _join(job)
     handshake = Handshake(job.rank, job.world_size, *channels(job, ASIDE)) if job.world_size > 1 else None
-    if handshake:
-        handshake.meet()
-        if job.probe is not None:
-            probe_links(job, job.probe, handshake, emit)
-    if job.workload is None:
+    if handshake and job.probe is not None:
+        probe_links(job, job.probe, handshake, emit)
+    if job.workload is not None:
+        _train(job, BackgroundLearning(job.workload, job.seed, job.rank), handshake, emit)
+    else:
         emit(events.Finished(job.rank, job.node, 0.0, 0, "", 0))
-        return
-    workload = BackgroundLearning(job.workload, job.seed, job.rank)
     if handshake:
         handshake.meet()
-    clock: Clock = WallClock() if job.clock == "wall" else VirtualClock(job.compute_factor)
+
+
+def make_clock(job: Job) -> Clock:
+    if job.clock == "wall":
+        return WallClock()
+    if job.roofline is None:
+        return VirtualClock(job.compute_factor, pauses=job.pauses)
+    return ModelledClock(Work(job.roofline), job.pauses)
+
+
+def _train(job: Job, workload: Workload, handshake: Handshake | None, emit: Emit) -> None:
+    if handshake:
+        handshake.meet()
+    clock = make_clock(job)
 
     def closed(since: float, until: float) -> None:
         assert job.outgoing is not None
@@ -83,6 +97,18 @@ def _train(job: Job, emit: Emit) -> None:
 
     ring = make_ring(job, clock, handshake.latency if handshake else 0.0, closed)
 
+    def paused(seconds: float) -> None:
+        emit(events.Paused(job.rank, job.node, seconds))
+
+    pauses = Pauses(job.pauses, clock, paused) if isinstance(clock, WallClock) else nullcontext()
+    with clock.counting(), pauses:
+        emit(_prepare_and_train(job, workload, ring, clock, handshake, emit))
+    ring.close()
+
+
+def _prepare_and_train(
+    job: Job, workload: Workload, ring: Ring, clock: Clock, handshake: Handshake | None, emit: Emit
+) -> events.Finished:
     facts = workload.prepare(ring)
     barrier(ring, clock, handshake)
     prepared = ring.outgoing.sent if ring.outgoing else events.Sent()
@@ -94,11 +120,7 @@ def _train(job: Job, emit: Emit) -> None:
     observer = Observer(job, workload, clock, handshake, emit)
     observer.observe(0)
     with Telemetry(job, emit):
-        finished = _steps(job, workload, ring, clock, handshake, observer, emit)
-    emit(finished)
-    ring.close()
-    if handshake:
-        handshake.meet()
+        return _steps(job, workload, ring, clock, handshake, observer, emit)
 
 
 def probe_links(job: Job, settings: ProbeSettings, handshake: Handshake, emit: Emit) -> None:

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from edgesim import devices
 from edgesim.topology.problems import Refusal, closest, listed, shown
 from edgesim.topology.quantities import FRACTION, RATE, SIZE, TIME, Kind, parse_within
 from node_agent.compression.settings import CATALOGUE, AnyCompressorSettings, CompressorSettings
@@ -77,6 +78,26 @@ class NameSchema:
 
 
 Name = Annotated[str, BeforeValidator(_name), NameSchema()]
+
+
+def _device(value: Any) -> str:
+    if isinstance(value, str):
+        try:
+            if value != devices.HOST:
+                devices.load(value)
+            return value
+        except devices.DeviceError as error:
+            raise Refusal(str(error), "a sound device profile") from error
+    raise Refusal(shown(value), f"{devices.HOST}, the name of a device, or a device profile (.yaml)")
+
+
+@dataclass(frozen=True)
+class _DeviceSchema:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"enum": [devices.HOST, *devices.known()]}, {"type": "string", "pattern": r"\.ya?ml$"}]}
+
+
+Device = Annotated[str, BeforeValidator(_device), _DeviceSchema()]
 
 
 def _compressor(value: Any) -> CompressorSettings:

@@ -17,9 +17,11 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails
 
+from edgesim.devices import HOST
+from edgesim.topology.computing import compute, mismatches
 from edgesim.topology.consistency import inconsistencies, neighbours
 from edgesim.topology.events import Event, imposed
-from edgesim.topology.fields import Compressors, Fraction, Name, NameSchema, Size, Timeout
+from edgesim.topology.fields import Compressors, Device, Fraction, Name, NameSchema, Size, Timeout
 from edgesim.topology.links import Link, LinkDefaults
 from edgesim.topology.problems import Refusal, shown
 from edgesim.topology.section import Section, given, without_default
@@ -32,15 +34,20 @@ MOST_NODES = 64
 
 
 class NodeProperties(Section):
-    device: Name = Field(
-        default="host", description="kind of board, recorded with the run; its speed is compute_factor"
+    device: Device = Field(
+        default=HOST, description="what the node runs on: host, this machine; a device's name; or a profile (.yaml)"
+    )
+    mode: Name | None = Field(
+        default=None,
+        json_schema_extra=without_default,
+        description="power mode of the device; not given: the profile's default",
     )
     compute_factor: float = Field(
         default=1.0,
         gt=0,
         le=10**6,
         strict=True,
-        description="virtual clock: seconds on the node for one CPU second measured here",
+        description="measured computing under the virtual clock: seconds on the node for one CPU second here",
     )
 
 
@@ -73,6 +80,12 @@ class Emulation(Section):
     )
     clock: Literal["wall", "virtual"] = Field(
         default="wall", description="wall: nodes wait as long as links take; virtual: the time is computed"
+    )
+    compute: Literal["measured", "modelled"] | None = Field(
+        default=None,
+        json_schema_extra=without_default,
+        description="what computing takes under the virtual clock: CPU time measured here, or the time computed from "
+        "the nodes' device profiles; not given: modelled where every node has one",
     )
     timeout: Timeout = Field(
         default=60.0,
@@ -202,7 +215,7 @@ class Topology(Section):
             return handler(data)
         problems = [
             InitErrorDetails(type="value_error", loc=path, input=None, ctx={"error": refusal})
-            for path, refusal in inconsistencies(data)
+            for path, refusal in (*inconsistencies(data), *mismatches(data))
         ]
         try:
             topology = handler(data)
@@ -266,6 +279,11 @@ class Topology(Section):
     @property
     def world_size(self) -> int:
         return len(self.nodes)
+
+    @property
+    def compute(self) -> str:
+        """What computing takes: measured or modelled."""
+        return compute(self.emulation.clock, self.emulation.compute, [node.device for node in self.nodes])
 
     def node(self, name: str) -> Node:
         """Raises ValueError where there is no such node."""

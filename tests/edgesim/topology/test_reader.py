@@ -196,7 +196,7 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "an empty section": (
         "nodes: [a]\nemulation:\n",
-        ["bad.yaml:2: emulation: found nothing, allowed a mapping of links, clock, timeout"],
+        ["bad.yaml:2: emulation: found nothing, allowed a mapping of links, clock, compute, timeout"],
     ),
     "bad units": (
         """\
@@ -239,7 +239,7 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
         ],
     ),
     "bad names": (
-        "name: 'my ring'\nnodes: [sat 0, 7, '', {device: x}]\n",
+        "name: 'my ring'\nnodes: [sat 0, 7, '', {device: host}]\n",
         [
             f"bad.yaml:1: name: found 'my ring', allowed {NAME}",
             f"bad.yaml:2: nodes.0: found 'sat 0', allowed {NAME}",
@@ -512,6 +512,7 @@ def test_overrides_reach_any_field(file: Path) -> None:
             "links.0.rate=1 Mbit/s",
             "links.0.reverse.delay=9 ms",
             "emulation.clock=virtual",
+            "emulation.compute=measured",
             "nodes.1.compute_factor=4",
             "training.compressor.density=0.25",
             "defaults.link.loss=1 %",

@@ -92,9 +92,10 @@ def test_a_schedule_can_be_lifted_in_one_direction() -> None:
 
 def test_nodes_take_what_they_do_not_say_from_the_defaults() -> None:
     found = topology(
-        nodes=["a", {"name": "b", "compute_factor": 3}], defaults={"node": {"device": "board", "compute_factor": 2}}
+        nodes=["a", {"name": "b", "compute_factor": 3}],
+        defaults={"node": {"device": "jetson-tx2", "compute_factor": 2}},
     )
-    assert [(node.device, node.compute_factor) for node in found.nodes] == [("board", 2), ("board", 3)]
+    assert [(node.device, node.compute_factor) for node in found.nodes] == [("jetson-tx2", 2), ("jetson-tx2", 3)]
     assert found.node("b").compute_factor == 3
 
 
@@ -151,7 +152,7 @@ def test_the_resolved_topology_is_plain_si_data() -> None:
     assert (window["start"], window["end"]) == (1, 60)
     assert [compressor["name"] for compressor in dumped["training"]["compressor"]] == ["none", "gcc"]
     assert dumped["training"]["bucket"] == 1_000_000
-    assert dumped["emulation"] == {"links": "userspace", "clock": "wall", "timeout": 60}
+    assert dumped["emulation"] == {"links": "userspace", "clock": "wall", "compute": None, "timeout": 60}
 
 
 def test_a_topology_is_frozen_and_pickles() -> None:
