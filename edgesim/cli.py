@@ -92,6 +92,7 @@ def run(
     from edgesim.progress import Progress, Terminal
     from edgesim.results import RunFolder, RunFolderError
     from edgesim.run import Experiment, Interrupted, RunError, reserve, run_all
+    from edgesim.topology.computing import assumptions
     from edgesim.topology.reader import TopologyError, read
     from edgesim.topology.source import read_text
     from node_agent.workloads.formats import SceneError
@@ -111,6 +112,8 @@ def run(
             pixels = ", ".join(f"{count} {kind}" for kind, count in experiment.scored.items())
             console.print(experiment.scene.describe, highlight=False)
             console.print(f"target prior: {experiment.prior.label}; scored on {pixels} pixels", highlight=False)
+            for line in assumptions(topology):
+                console.print(line, highlight=False)
 
         def watch(title: str) -> Progress:
             return Progress(console, title, list(topology.ring), topology.training.steps, quiet)

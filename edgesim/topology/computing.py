@@ -103,5 +103,18 @@ def boards(topology: Topology) -> dict[str, Board]:
     return found
 
 
+def assumptions(topology: Topology) -> list[str]:
+    """For people: a line for each kind of board whose time is modelled, with what of it nobody has verified."""
+    named: dict[str, list[str]] = {}
+    for name, board in boards(topology).items():
+        reached = board.device.roofline(board.mode)
+        line = (
+            f"{board.device.board}, {board.mode}: modelled at {reached.flop_s / 1e9:.4g} GFLOP/s and "
+            f"{reached.byte_s / 1e9:.4g} GB/s; unverified: {', '.join(board.device.doubts(board.mode))}"
+        )
+        named.setdefault(line, []).append(name)
+    return [f"{', '.join(names)}: {line}" for line, names in named.items()]
+
+
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
