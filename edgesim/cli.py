@@ -245,10 +245,14 @@ def devices(as_json: Json = False) -> None:
     """List the device profiles: what each board reaches in each power mode, and how much of that is unverified."""
     from edgesim import devices as profiles
 
+    try:
+        entries = profiles.entries()
+    except profiles.DeviceError as error:
+        _fail(str(error), FAILED)
     if as_json:
-        typer.echo(json.dumps(profiles.entries(), indent=2))
+        typer.echo(json.dumps(entries, indent=2))
     else:
-        _console().print(profiles.render())
+        _console().print(profiles.render(entries))
 
 
 def _options(
