@@ -54,6 +54,16 @@ def test_each_node_has_its_own_board_and_mode(tmp_path: Path) -> None:
     ]
 
 
+def test_a_mode_of_the_defaults_belongs_to_their_device(tmp_path: Path) -> None:
+    found = topology(
+        "[a, {name: b, device: jetson-tx2}, {name: c, device: host}]",
+        f"{{device: {ORIN}, mode: 7W}}",
+        "{clock: virtual, compute: measured}",
+        tmp_path,
+    )
+    assert [node.mode for node in found.nodes] == ["7W", None, None]
+
+
 REFUSED = {
     "an unknown device": (
         "[a, {name: b, device: jetson-tx3}]",
