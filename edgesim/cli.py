@@ -95,6 +95,7 @@ def run(
     from edgesim.progress import Progress, Terminal
     from edgesim.results import RunFolder, RunFolderError
     from edgesim.run import Experiment, Interrupted, RunError, reserve, run_all
+    from edgesim.topology.computing import assumptions
     from edgesim.topology.reader import TopologyError, read
     from edgesim.topology.source import read_text
     from node_agent.workloads.formats import SceneError
@@ -114,6 +115,8 @@ def run(
             pixels = ", ".join(f"{count} {kind}" for kind, count in experiment.scored.items())
             console.print(experiment.scene.describe, highlight=False)
             console.print(f"target prior: {experiment.prior.label}; scored on {pixels} pixels", highlight=False)
+            for line in assumptions(topology):
+                console.print(line, highlight=False)
 
         def watch(title: str) -> Progress:
             virtual = topology.emulation.clock == "virtual"
@@ -310,10 +313,14 @@ def devices(as_json: Json = False) -> None:
     """List the device profiles: what each board reaches in each power mode, and how much of that is unverified."""
     from edgesim import devices as profiles
 
+    try:
+        entries = profiles.entries()
+    except profiles.DeviceError as error:
+        _fail(str(error), FAILED)
     if as_json:
-        typer.echo(json.dumps(profiles.entries(), indent=2))
+        typer.echo(json.dumps(entries, indent=2))
     else:
-        _console().print(profiles.render())
+        _console().print(profiles.render(entries))
 
 
 def _options(

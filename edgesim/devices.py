@@ -12,7 +12,7 @@ and its memory bandwidth is that of the board, in proportion to the memory clock
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -247,7 +247,7 @@ def _read(path: Path) -> Device:
 
 
 def entries() -> list[dict[str, Any]]:
-    """One entry per profile, in SI units."""
+    """One entry per profile that comes with the project, in SI units. Raises DeviceError where one is unsound."""
     found = []
     for name in known():
         device = load(name)
@@ -275,11 +275,11 @@ def entries() -> list[dict[str, Any]]:
     return found
 
 
-def render() -> RenderableType:
+def render(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
     table = Table(box=None, pad_edge=False)
     for column in ("device", "mode", "peak FP32", "bandwidth", "memory", "idle, loaded", "unverified"):
         table.add_column(column, justify="left" if column in ("device", "mode") else "right")
-    for entry in entries():
+    for entry in entries:
         for mode, of in entry["modes"].items():
             first = mode == next(iter(entry["modes"]))
             power = of["power_w"]

@@ -23,21 +23,27 @@ def compute(clock: Any, asked: Any, boards: list[Any]) -> str:
     return "modelled" if clock == "virtual" and HOST not in boards else "measured"
 
 
+def resolved(own: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A node's properties, the defaults' where it says nothing itself; their mode belongs to their device."""
+    taken = {name: value for name, value in defaults.items() if name != "mode" or "device" not in own}
+    return {**taken, **own}
+
+
 def mismatches(data: Mapping[str, Any]) -> Iterator[tuple[Path, Refusal]]:
     """Power modes that a device has not, and times that cannot be modelled, each with its path in a file's data.
     Values of a wrong shape, and devices that there are not, are passed over: the fields themselves refuse those."""
     emulation, defaults = _mapping(data.get("emulation")), _mapping(_mapping(data.get("defaults")).get("node"))
     nodes = data.get("nodes")
     given = [_mapping(node) for node in nodes] if isinstance(nodes, (list, tuple)) else []
-    resolved = [{**defaults, **node} for node in given]
-    boards = [node.get("device", HOST) for node in resolved]
+    nodes_resolved = [resolved(node, defaults) for node in given]
+    boards = [node.get("device", HOST) for node in nodes_resolved]
     clock, asked = emulation.get("clock", "wall"), emulation.get("compute")
     modelled = compute(clock, asked, boards) == "modelled"
     if modelled and clock == "wall":
         yield ("emulation", "compute"), Refusal("modelled under the wall clock", "measured, or clock: virtual")
         return
     said: set[Path] = set()
-    for place, (node, own) in enumerate(zip(resolved, given, strict=True)):
+    for place, (node, own) in enumerate(zip(nodes_resolved, given, strict=True)):
         for field, refusal in _of_node(node, modelled):
             # What the defaults say is refused once, where they say it.
             path: Path = ("nodes", place, field) if field in own else ("defaults", "node", field)
@@ -101,6 +107,19 @@ def boards(topology: Topology) -> dict[str, Board]:
         device = devices.load(node.device)
         found[node.name] = Board(device, node.mode or device.default_mode)
     return found
+
+
+def assumptions(topology: Topology) -> list[str]:
+    """For people: a line for each kind of board whose time is modelled, with what of it nobody has verified."""
+    named: dict[str, list[str]] = {}
+    for name, board in boards(topology).items():
+        reached = board.device.roofline(board.mode)
+        line = (
+            f"{board.device.board}, {board.mode}: modelled at {reached.flop_s / 1e9:.4g} GFLOP/s and "
+            f"{reached.byte_s / 1e9:.4g} GB/s; unverified: {', '.join(board.device.doubts(board.mode))}"
+        )
+        named.setdefault(line, []).append(name)
+    return [f"{', '.join(names)}: {line}" for line, names in named.items()]
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails
 
 from edgesim.devices import HOST
-from edgesim.topology.computing import compute, mismatches
+from edgesim.topology.computing import compute, mismatches, resolved
 from edgesim.topology.consistency import inconsistencies, neighbours
 from edgesim.topology.events import Event, imposed
 from edgesim.topology.fields import Compressors, Device, Fraction, Name, NameSchema, Size, Timeout
@@ -256,7 +256,7 @@ class Topology(Section):
         if "defaults" not in info.data:
             return nodes
         defaults = given(info.data["defaults"].node, NodeProperties)
-        return tuple(node.model_copy(update={**defaults, **given(node, NodeProperties)}) for node in nodes)
+        return tuple(node.model_copy(update=resolved(given(node, NodeProperties), defaults)) for node in nodes)
 
     @field_validator("ring", mode="before")
     @classmethod

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgesim.devices import known
-from edgesim.topology.computing import boards
+from edgesim.topology.computing import assumptions, boards
 from edgesim.topology.reader import TopologyError, read
 from edgesim.topology.schema import Topology
 
@@ -52,6 +52,16 @@ def test_each_node_has_its_own_board_and_mode(tmp_path: Path) -> None:
         "efficiency.memory",
         "efficiency.launch_us (not known, taken as 0)",
     ]
+
+
+def test_a_mode_of_the_defaults_belongs_to_their_device(tmp_path: Path) -> None:
+    found = topology(
+        "[a, {name: b, device: jetson-tx2}, {name: c, device: host}]",
+        f"{{device: {ORIN}, mode: 7W}}",
+        "{clock: virtual, compute: measured}",
+        tmp_path,
+    )
+    assert [node.mode for node in found.nodes] == ["7W", None, None]
 
 
 REFUSED = {
@@ -135,3 +145,14 @@ def test_refusals(case: str, tmp_path: Path) -> None:
 def test_a_mode_whose_clock_is_not_known_may_be_measured(tmp_path: Path) -> None:
     thor = "{device: jetson-thor-t5000, mode: 120W}"
     assert topology("[a]", thor, "{clock: virtual, compute: measured}", tmp_path).compute == "measured"
+
+
+def test_what_is_assumed_is_said_once_for_all_boards_alike(tmp_path: Path) -> None:
+    found = topology("[a, {name: b, device: jetson-nano-4gb}, c]", f"{{device: {ORIN}}}", folder=tmp_path)
+    assert assumptions(found) == [
+        "a, c: Jetson Orin Nano 8 GB, 15W: modelled at 640 GFLOP/s and 68.01 GB/s; unverified: efficiency.compute, "
+        "efficiency.memory, efficiency.launch_us (not known, taken as 0)",
+        "b: Jetson Nano 4 GB, MAXN: modelled at 118 GFLOP/s and 25.6 GB/s; unverified: memory.gb_s, "
+        "efficiency.memory, efficiency.launch_us (not known, taken as 0)",
+    ]
+    assert assumptions(topology("[a, b]", folder=tmp_path)) == []
