@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from edgesim.topology.fields import Quantity
+from edgesim.topology.fields import MOMENT, Quantity
 from edgesim.topology.problems import Problem, Refusal, TopologyError, closest, dotted, listed, shown
 from edgesim.topology.schema import Topology
 from edgesim.topology.source import Keys, Source, read_text
@@ -35,7 +36,7 @@ def read(
     data = {"name": _name_of(file), **source.data}
     found = list(source.problems)
     try:
-        topology = Topology.model_validate(data)
+        topology = Topology.model_validate(data, context={"folder": file.parent})
     except ValidationError as error:
         found += [_problem(detail, source) for detail in _own(error.errors())]
     if found:
@@ -186,4 +187,10 @@ LIMITS = {
     "min_length": "of at least",
     "max_length": "at most",
 }
-NOUNS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list"}
+NOUNS = {
+    datetime: f"a date and time in UTC such as '{MOMENT}'",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    tuple: "a list",
+}

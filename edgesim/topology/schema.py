@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
+    PrivateAttr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -20,6 +20,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails
 
 from edgesim.topology.consistency import inconsistencies, neighbours
+from edgesim.topology.constellation import Constellation, with_nodes
 from edgesim.topology.fields import (
     Compressors,
     Delay,
@@ -29,21 +30,19 @@ from edgesim.topology.fields import (
     Name,
     NameSchema,
     Rate,
+    Section,
     Size,
     Timeout,
 )
 from edgesim.topology.problems import Refusal, shown
 from edgesim.topology.quantities import format_time
+from edgesim.topology.visibility import Passage, misfits
 from node_agent.compression.settings import CompressorSettings, NoneSettings
 from node_agent.job import LinkSettings, Window
 
 DEFAULT_SCENE = "indian-pines"
 DEFAULT_TARGET = "stone-steel-towers"
 MOST_NODES = 64
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _without_default(schema: dict[str, Any]) -> None:
@@ -257,7 +256,8 @@ class Training(Section):
 class Topology(Section):
     """One experiment. All quantities are in SI units: bit/s, s, bytes, fractions of 1.
 
-    Links and nodes are resolved: each holds all of its properties, the file's defaults included.
+    Links and nodes are resolved: each holds all of its properties, the file's defaults included. What a constellation
+    makes of a link, its delays and contacts, only `link`, `directed_links` and `ring_links` tell.
     """
 
     name: Name = Field(default="topology", description="name of the experiment; not given: that of the file")
@@ -265,8 +265,15 @@ class Topology(Section):
     defaults: Defaults = Field(
         default_factory=Defaults, description="properties of the nodes and links that say nothing else"
     )
+    constellation: Constellation | None = Field(
+        default=None,
+        description="satellites and ground stations, whose links follow from their orbits; nodes may then be left out: "
+        "those of the ring, or else all satellites",
+    )
     nodes: tuple[Node, ...] = Field(
-        min_length=1, max_length=MOST_NODES, description="the nodes: names, or mappings with a name"
+        min_length=1,
+        max_length=MOST_NODES,
+        description="the nodes: names, or mappings with a name",
     )
     ring: tuple[Name, ...] = Field(
         default=(),
@@ -282,17 +289,20 @@ class Topology(Section):
     )
     emulation: Emulation = Field(default_factory=Emulation, description="how links and time are imposed")
     training: Training = Field(default_factory=Training, description="what the nodes train, and how")
+    _passages: dict[frozenset[str], Passage] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="wrap")
     @classmethod
-    def _with_cross_checks(cls, data: Any, handler: ModelWrapValidatorHandler[Topology]) -> Topology:
+    def _with_cross_checks(
+        cls, data: Any, handler: ModelWrapValidatorHandler[Topology], info: ValidationInfo
+    ) -> Topology:
         """Cross-checks work on the data as given, so that they are reported together with the fields' problems."""
         if not isinstance(data, dict):
             return handler(data)
-        problems = [
-            InitErrorDetails(type="value_error", loc=path, input=None, ctx={"error": refusal})
-            for path, refusal in inconsistencies(data)
-        ]
+        given = data
+        data, refusals = with_nodes(given, info.context, MOST_NODES)
+        problems = _details([(("nodes",), refusal) for refusal in refusals])
+        problems += _details(inconsistencies(data))
         try:
             topology = handler(data)
         except ValidationError as error:
@@ -301,8 +311,14 @@ class Topology(Section):
                     type=detail["type"], loc=detail["loc"], input=detail["input"], ctx=detail.get("ctx", {})
                 )
                 for detail in error.errors()
+                # Where the constellation itself is at fault, it could not tell the nodes.
+                if not (detail["type"] == "missing" and detail["loc"] == ("nodes",) and given.get("constellation"))
             ]
             raise ValidationError.from_exception_data(cls.__name__, fields + problems) from None
+        if topology.constellation is not None and not problems:
+            links = [(link.settings(*link.between), link.settings(*link.between[::-1])) for link in topology.links]
+            topology._passages, wrong = misfits(given, topology.constellation, links)
+            problems += _details(wrong)
         if problems:
             raise ValidationError.from_exception_data(cls.__name__, problems)
         return topology
@@ -348,16 +364,21 @@ class Topology(Section):
         """The direction from `source` to `target`. Raises ValueError where no link joins the two."""
         for link in self.links:
             if {source, target} == set(link.between):
-                return link.settings(source, target)
+                return self._settings(link, source, target)
         raise ValueError(f"no link joins {source!r} and {target!r} in {self.name}")
 
     def directed_links(self) -> list[LinkSettings]:
         """Both directions of every link, in the order of the file."""
         return [
-            link.settings(source, target)
+            self._settings(link, source, target)
             for link in self.links
             for source, target in (link.between, link.between[::-1])
         ]
+
+    def _settings(self, link: Link, source: str, target: str) -> LinkSettings:
+        settings = link.settings(source, target)
+        passage = self._passages.get(frozenset((source, target)))
+        return settings if passage is None else passage.impose(settings)
 
     def ring_links(self) -> list[LinkSettings]:
         """What the ring sends over: entry i from ring[i] to the node after it. Empty if there is but one node."""
@@ -365,6 +386,12 @@ class Topology(Section):
             return []
         after = (*self.ring[1:], self.ring[0])
         return [self.link(source, target) for source, target in zip(self.ring, after, strict=True)]
+
+
+def _details(problems: Iterable[tuple[tuple[Any, ...], Refusal]]) -> list[InitErrorDetails]:
+    return [
+        InitErrorDetails(type="value_error", loc=path, input=None, ctx={"error": refusal}) for path, refusal in problems
+    ]
 
 
 def json_schema() -> dict[str, Any]:
@@ -377,8 +404,11 @@ def json_schema() -> dict[str, Any]:
     for completion, descriptions and checks in every editor that runs yaml-language-server. What concerns several
     fields at once (names of nodes, the ring) only the reader checks.
     """
+    schema = Topology.model_json_schema()
+    del schema["required"]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Topology.model_json_schema(),
+        **schema,
+        "anyOf": [{"required": ["nodes"]}, {"required": ["constellation"]}],
         "title": "edgesim topology",
     }

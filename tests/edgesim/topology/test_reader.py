@@ -45,7 +45,7 @@ training:
 
 NAME = "a name: letters, digits, '.', '_' and '-', at most 64, beginning with a letter, a digit or '_'"
 RATE = "a rate such as '10 Mbit/s', or unlimited"
-SECTIONS = "name, seed, defaults, nodes, ring, links, emulation or training"
+SECTIONS = "name, seed, defaults, constellation, nodes, ring, links, emulation or training"
 
 
 @pytest.fixture
