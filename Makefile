@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test format setup bench-ring bench-links bench-detection clean
+.PHONY: demo test format setup bench-ring bench-links bench-detection bench-orbit clean
 
 demo: $(READY)  ## the main job: three compressors over four satellites' links
 	$(BIN)/edgesim run topologies/leo-ring-4.yaml
@@ -27,6 +27,9 @@ bench-links: $(READY)  ## rate and delay of shaped links against what was asked
 
 bench-detection: $(READY)  ## accuracy, bytes and time of dense, GCC and NSI over seeds, beside the controls
 	$(BIN)/python benchmarks/detection.py
+
+bench-orbit: $(READY)  ## CPU time of contact plans, large and small
+	$(BIN)/python benchmarks/orbit.py
 
 setup: $(READY)
 

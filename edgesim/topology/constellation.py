@@ -293,7 +293,7 @@ def _satellites(shells: Sequence[Shell], tles: Sequence[ElementSet]) -> Iterator
 
 def with_nodes(data: dict[str, Any], context: Any, most: int) -> tuple[dict[str, Any], list[Refusal]]:
     """The data of a file with its nodes spelled out where only its constellation tells them: those of the ring, or
-    else all satellites. A constellation of more than `most` is refused; one that is wrong itself is left to its field."""
+    else all satellites. A constellation of more than `most` is refused; what it says wrong, its field tells."""
     if data.get("nodes") is not None or data.get("constellation") is None:
         return data, []
     ring = data.get("ring")

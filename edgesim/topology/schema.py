@@ -36,7 +36,7 @@ from edgesim.topology.fields import (
 )
 from edgesim.topology.problems import Refusal, shown
 from edgesim.topology.quantities import format_time
-from edgesim.topology.visibility import Passage, misfits
+from edgesim.topology.visibility import Passage, governed, misfits
 from node_agent.compression.settings import CompressorSettings, NoneSettings
 from node_agent.job import LinkSettings, Window
 
@@ -379,6 +379,11 @@ class Topology(Section):
         settings = link.settings(source, target)
         passage = self._passages.get(frozenset((source, target)))
         return settings if passage is None else passage.impose(settings)
+
+    def orbital_links(self) -> list[tuple[str, str]]:
+        """The ends of the links whose delays and contacts follow from the constellation."""
+        section = self.constellation
+        return [] if section is None else [link.between for link in self.links if governed(section, link.between)]
 
     def ring_links(self) -> list[LinkSettings]:
         """What the ring sends over: entry i from ring[i] to the node after it. Empty if there is but one node."""
