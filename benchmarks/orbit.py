@@ -56,7 +56,7 @@ def main() -> None:
     before = time.process_time()
     for shell in (LARGE, SMALL):
         constellation(shell, 60.0).sky.epoch.sidereal(np.zeros(1))
-    console = Console()
+    console = Console(width=110)
     console.print(
         f"imports {before - began:.2f} CPU-s, models and Earth rotation {time.process_time() - before:.2f} CPU-s"
     )

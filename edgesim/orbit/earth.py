@@ -33,7 +33,7 @@ LIGHT = 299_792_458.0
 def geodetic(fixed: NDArray[Any]) -> tuple[Array, Array, Array]:
     """Latitude, longitude (rad) and height (m) on the WGS 84 ellipsoid of Earth-fixed points (3, …), m.
 
-    Bowring's closed formula (Survey Review 23, 1976): exact to a millimetre for satellites in low orbits.
+    Bowring's closed formula (Survey Review 23, 1976): to a decimetre for satellites in low orbits.
     """
     x, y, z = fixed
     axis = np.hypot(x, y)
