@@ -93,7 +93,7 @@ def _bisected(at: At, row: Index, low: Array, high: Array) -> Array:
 def assemble(row: Index, time: Array, at_start: Index, at_end: Index, duration: float) -> Windows:
     """Windows between sign changes; `at_start` and `at_end` are the rows that are positive at 0 and at `duration`.
 
-    Windows begin and end at whole milliseconds; what is shorter than one is left out.
+    Windows begin and end at whole milliseconds; windows and gaps that are shorter than one are left out.
     """
     row = np.concatenate([row, at_start, at_end])
     time = np.concatenate([time, np.zeros(len(at_start)), np.full(len(at_end), duration)])
@@ -101,4 +101,7 @@ def assemble(row: Index, time: Array, at_start: Index, at_end: Index, duration: 
     pairs = order.reshape(-1, 2)
     start, end = np.round(time[pairs], 3).T
     kept = end > start
-    return Windows(row[pairs[kept, 0]], start[kept], end[kept])
+    row, start, end = row[pairs[kept, 0]], start[kept], end[kept]
+    begins = np.ones(len(row), dtype=bool)
+    begins[1:] = (row[1:] != row[:-1]) | (start[1:] > end[:-1])
+    return Windows(row[begins], start[begins], end[np.roll(begins, -1)])

@@ -28,7 +28,7 @@ from edgesim.topology.fields import (
     Turn,
 )
 from edgesim.topology.problems import Refusal, shown
-from edgesim.topology.quantities import format_angle
+from edgesim.topology.quantities import format_angle, format_time
 
 if TYPE_CHECKING:
     from edgesim.orbit.sky import Sky
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 MOST_SATELLITES = 20_000
 LARGEST_ELEMENTS = 4 * 10**6
 """bytes of a file of elements"""
+
+MOST_STEPS = 10**6
 
 MOST_DAYS = 30
 """from elements to the epoch: the error of SGP4 grows by kilometres a day"""
@@ -223,6 +225,10 @@ class Constellation(Section):
             raise Refusal(f"{count} satellites", f"1 to {MOST_SATELLITES}, in shells or tles")
         from edgesim.orbit.tle import ElementOrbits
 
+        if self.duration / self.step > MOST_STEPS:
+            raise Refusal(
+                f"{format_time(self.duration)} in steps of {format_time(self.step)}", f"at most {MOST_STEPS} steps"
+            )
         for orbits in self.sky.orbits:
             if not isinstance(orbits, ElementOrbits):
                 continue

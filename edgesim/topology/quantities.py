@@ -247,7 +247,7 @@ ANGLE = Kind(
     "radian",
     ("deg", "°", "rad"),
     format_angle,
-    mistaken=(("degree", "deg"), ("degrees", "deg"), ("d", "deg")),
+    mistaken=(("d", "deg"),),
 )
 
 

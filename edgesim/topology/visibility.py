@@ -103,6 +103,20 @@ def passages(constellation: Constellation, pairs: Sequence[Pair]) -> tuple[dict[
     return made, refused
 
 
+def eclipses(constellation: Constellation) -> dict[str, tuple[Window, ...]]:
+    """When each satellite is in the Earth's shadow, by its name: s after the epoch, ascending; until the duration ends.
+
+    Raises ElementsError.
+    """
+    from edgesim.orbit import search
+
+    dark = search.eclipses(constellation.sky, constellation.duration)
+    return {
+        name: tuple(Window(start=start, end=end) for start, end in zip(*map(list, dark.of(number)), strict=True))
+        for number, name in enumerate(constellation.satellites)
+    }
+
+
 def _hidden(constellation: Constellation, pair: Pair, height: float) -> Refusal:
     from edgesim.orbit.walker import fewest_satellites, widest_angle
 
@@ -164,7 +178,8 @@ def _once(problems: Sequence[tuple[Path, Refusal]]) -> Iterator[tuple[Path, Refu
     for path, refusal in problems:
         seen.setdefault(path, []).append(refusal)
     for path, (first, *others) in seen.items():
-        more = f" (and so for {len(others)} other pair{'s' * (len(others) > 1)})" if others else ""
+        count = len({refusal.found for refusal in others} - {first.found})
+        more = f" (and so for {count} other pair{'s' * (count > 1)})" if count else ""
         yield path, Refusal(first.found + more, first.allowed)
 
 
