@@ -36,8 +36,11 @@ def draw_orbit(plan: Plan) -> Figure:
     rows = _rows(plan)
     stations = plan.sky.named(range(plan.sky.satellites, len(plan.sky.names)))
     lanes = _ROW * sum(row.height for row in rows)
-    figure = blank(WIDTH, 0.5 * WIDTH + lanes + 1.3)
-    above, below = figure.subplots(2, 1, height_ratios=(0.5 * WIDTH, lanes + 0.3))
+    # The map is half as high as the names of the rows leave it room to be wide.
+    names = max((extent(row.label, _label_size(rows))[0] for row in rows), default=0.0) / 72
+    height = (WIDTH - max(names, 0.5) - 0.3) / 2
+    figure = blank(WIDTH, height + lanes + 1.6)
+    above, below = figure.subplots(2, 1, height_ratios=(height, lanes))
     station_colour = colours(stations)
     _map(above, plan, station_colour)
     _timeline(below, plan, rows, station_colour)
@@ -63,11 +66,12 @@ _MOST_NAMED = 12
 def _map(axes: Axes, plan: Plan, station_colour: dict[str, Any]) -> None:
     sky = plan.sky
     axes.set(xlim=(-180, 180), ylim=(-90, 90), aspect="equal")
-    axes.xaxis.set_major_locator(MultipleLocator(30))
+    axes.xaxis.set_major_locator(MultipleLocator(60))
+    axes.xaxis.set_minor_locator(MultipleLocator(30))
     axes.yaxis.set_major_locator(MultipleLocator(30))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _degrees(x, "W", "E")))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _degrees(y, "S", "N")))
-    axes.grid(True)
+    axes.grid(True, which="both")
     axes.spines[["top", "right"]].set_visible(True)
     axes.set_title(f"at {sky.epoch.utc:%Y-%m-%d %H:%M:%S} UTC", loc="left")
     now = sky.fixed(np.zeros(1))[:, :, 0]
@@ -83,16 +87,14 @@ def _map(axes: Axes, plan: Plan, station_colour: dict[str, Any]) -> None:
             _line(axes, _chord(now[:, a], now[:, b]), color=_LINK, lw=1.2 if few else 0.4)
     latitude, longitude, _ = (np.degrees(part) for part in geodetic(now))
     axes.plot(longitude, latitude, "o", ms=4 if few else 1.5, color=INK, zorder=4)
-    for label, number in _labels(sky.named(range(sky.satellites)), latitude, longitude) if few else ():
-        # Towards the middle of the map, so that no name leaves it.
-        inward = longitude[number] > 120
+    for label in _labels(sky.named(range(sky.satellites)), latitude, longitude) if few else ():
         axes.annotate(
-            label,
-            (float(longitude[number]), float(latitude[number])),
-            xytext=(-4 if inward else 4, 4),
+            label.text,
+            (label.x, label.y),
+            xytext=(-4 if label.inward else 4, 4),
             textcoords="offset points",
-            ha="right" if inward else "left",
-            fontsize=7,
+            ha="right" if label.inward else "left",
+            fontsize=_NAME,
             zorder=6,
             bbox=_BOX,
         )
@@ -105,20 +107,62 @@ def _map(axes: Axes, plan: Plan, station_colour: dict[str, Any]) -> None:
         axes.plot(*place, "^", ms=5, color=station_colour[name], mec=INK, mew=0.5, zorder=5)
 
 
-def _labels(names: Sequence[str], latitude: Array, longitude: Array) -> list[tuple[str, int]]:
-    """Texts, and the satellites that they stand at: one for those that follow so closely that theirs would overlap."""
+_NAME = 7.0
+"""points"""
+
+_LONGEST_NAME = 14
+_DEGREE = 72 * 0.7 * WIDTH / 360
+"""of the map at its smallest, points"""
+
+
+@dataclass(frozen=True)
+class _Label:
+    """A text beside a satellite."""
+
+    text: str
+    x: float
+    """longitude of the satellite, degrees"""
+    y: float
+
+    @property
+    def inward(self) -> bool:
+        """Whether it stands on the left, so that it does not leave the map."""
+        return self.x > 120
+
+    def meets(self, other: _Label) -> bool:
+        """Whether the two texts would touch."""
+        _, height = extent(self.text, _NAME)
+        (low, high), (least, most) = self._span, other._span
+        return low < most and least < high and abs(self.y - other.y) < height / _DEGREE
+
+    @property
+    def _span(self) -> tuple[float, float]:
+        """Longitudes from which and to which the text goes, its distance from the satellite and some air included."""
+        width = (extent(self.text, _NAME)[0] + 8) / _DEGREE
+        return (self.x - width, self.x) if self.inward else (self.x, self.x + width)
+
+
+def _labels(names: Sequence[str], latitude: Array, longitude: Array) -> list[_Label]:
+    """One for satellites that follow so closely that their names would lie on one another; none lies on another."""
+    short = [name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}" for name in names]
     groups: list[list[int]] = []
+
+    def label(group: Sequence[int]) -> _Label:
+        middle = group[len(group) // 2]
+        text = short[group[0]] if len(group) == 1 else f"{short[group[0]]} … {short[group[-1]]}"
+        return _Label(text, float(longitude[middle]), float(latitude[middle]))
+
     for number in range(len(names)):
-        last = groups[-1][-1] if groups else number
-        turn = (longitude[number] - longitude[last] + 180) % 360 - 180
-        if groups and abs(latitude[number] - latitude[last]) < 8 and abs(turn) < 22:
-            groups[-1].append(number)
-        else:
+        near = next((group for group in groups if label(group).meets(label([number]))), None)
+        if near is None:
             groups.append([number])
-    return [
-        (names[group[0]] if len(group) == 1 else f"{names[group[0]]} … {names[group[-1]]}", group[len(group) // 2])
-        for group in groups
-    ]
+        else:
+            near.append(number)
+    placed: list[_Label] = []
+    for one in map(label, groups):
+        if not any(one.meets(other) for other in placed):
+            placed.append(one)
+    return placed
 
 
 _BOX = {"boxstyle": "round,pad=0.05", "fc": "white", "ec": "none", "alpha": 0.7}
@@ -187,11 +231,15 @@ def _rows(plan: Plan) -> list[_Row]:
     sky, none = plan.sky, (np.empty(0), np.empty(0))
     rows: list[_Row] = []
     always = [row for row in range(len(plan.cross.pairs)) if _permanent(plan.cross, row, plan.duration)]
-    others = [row for row in range(len(plan.cross.pairs)) if row not in set(always)]
+    seen = set(plan.cross.windows.row.tolist())
+    never = [row for row in range(len(plan.cross.pairs)) if row not in seen]
+    others = sorted(seen - set(always))
     if always:
         names = " – ".join(sky.named(plan.cross.pairs[always[0]]))
         label = names if len(always) == 1 else f"{len(always)} links in sight all the time"
         rows.append(_Row(label, [(None, *plan.cross.windows.of(always[0]))], none))
+    if never:
+        rows.append(_Row(f"{len(never)} link{'s' * (len(never) > 1)} never in sight", [], none))
     for row in others[:_MOST_ROWS]:
         rows.append(_Row(" – ".join(sky.named(plan.cross.pairs[row])), [(None, *plan.cross.windows.of(row))], none))
     if len(others) > _MOST_ROWS:
@@ -207,8 +255,8 @@ def _rows(plan: Plan) -> list[_Row]:
         return rows
     for station, name in enumerate(stations[:_MOST_ROWS]):
         first, last = np.searchsorted(plan.ground.windows.row, [station * count, (station + 1) * count])
-        seen = (name, plan.ground.windows.start[first:last], plan.ground.windows.end[first:last])
-        rows.append(_Row(f"{name}: any satellite", [seen], none))
+        passes = (name, plan.ground.windows.start[first:last], plan.ground.windows.end[first:last])
+        rows.append(_Row(f"{name}: any satellite", [passes], none))
     return rows
 
 
@@ -238,15 +286,18 @@ def _timeline(axes: Axes, plan: Plan, rows: Sequence[_Row], station_colour: dict
             begin = top + 0.1 + place * lane + (lane - thick) / 2
             axes.broken_barh(bars, (begin, thick), facecolors=colour, edgecolors=colour, lw=0.4)
         top += row.height
-    longest = max((extent(row.label, 7)[0] for row in rows), default=0)
     axes.set(xlim=(0, plan.duration / size), ylim=(top, 0))
     axes.set_yticks(middles, [row.label for row in rows])
     axes.tick_params(axis="y", length=0)
     for label in axes.get_yticklabels():
-        label.set_fontsize(7 if longest < 150 else 6)
+        label.set_fontsize(_label_size(rows))
     axes.xaxis.grid(True)
     axes.set_xlabel(f"time after the epoch, {symbol}")
     axes.set_title("contacts", loc="left")
+
+
+def _label_size(rows: Sequence[_Row]) -> float:
+    return 8.0 if max((len(row.label) for row in rows), default=0) < 32 else 6.5
 
 
 def _scale(duration: float) -> tuple[float, str]:

@@ -35,6 +35,10 @@ class CircularOrbits:
     def __len__(self) -> int:
         return len(self.radius)
 
+    def only(self, index: Index) -> CircularOrbits:
+        """Some of the satellites, by their numbers."""
+        return CircularOrbits(self.radius[index], self.inclination[index], self.ascension[index], self.latitude[index])
+
     @property
     def _rates(self) -> tuple[Array, Array]:
         """Of the argument of latitude and of the node, rad/s."""

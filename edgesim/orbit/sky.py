@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -19,6 +19,9 @@ class Orbits(Protocol):
     """Satellites that are propagated together."""
 
     def __len__(self) -> int: ...
+
+    def only(self, index: Index) -> Orbits:
+        """Some of the satellites, by their numbers, ascending."""
 
     def positions(self, times: Array) -> Array:
         """Of every satellite at every time (T,), s: (3, S, T), m."""
@@ -49,6 +52,18 @@ class Sky:
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.names)}
+
+    def only(self, names: Iterable[str]) -> Sky:
+        """With no other satellites than the named ones, in the order of their numbers; with all stations."""
+        wanted = np.array(sorted({self.number(name) for name in names}), dtype=np.intp)
+        kept = wanted[wanted < self.satellites]
+        orbits = []
+        first = 0
+        for group in self.orbits:
+            here = kept[(kept >= first) & (kept < first + len(group))] - first
+            orbits += [group.only(here)] if len(here) else []
+            first += len(group)
+        return Sky(self.epoch, tuple(orbits), self.stations, (*self.named(kept), *self.names[self.satellites :]))
 
     def positions(self, times: Array) -> Array:
         """Of all satellites at all times (T,), s: (3, S, T), m, in an inertial frame (TEME for elements)."""

@@ -77,6 +77,7 @@ class ElementOrbits:
     """
 
     def __init__(self, elements: Sequence[Elements], epoch: Epoch) -> None:
+        self._elements, self._epoch = tuple(elements), epoch
         self.names = tuple(satellite.name for satellite in elements)
         self._records = [Satrec.twoline2rv(satellite.first, satellite.second) for satellite in elements]
         self._array = SatrecArray(self._records)
@@ -84,6 +85,10 @@ class ElementOrbits:
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def only(self, index: Index) -> ElementOrbits:
+        """Some of the satellites, by their numbers."""
+        return ElementOrbits([self._elements[number] for number in index], self._epoch)
 
     def ages(self) -> Array:
         """From each satellite's elements to the epoch, s."""

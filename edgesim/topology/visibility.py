@@ -74,7 +74,10 @@ def passages(constellation: Constellation, pairs: Sequence[Pair]) -> tuple[dict[
     from edgesim.orbit.delay import delays
     from edgesim.orbit.search import search
 
-    sky, count = constellation.sky, len(constellation.satellites)
+    if not pairs:
+        return {}, {}
+    sky = constellation.sky.only(name for pair in pairs for name in pair)
+    count = sky.satellites
     # The satellite first, where the other is a station.
     ends = [sorted((sky.number(a), sky.number(b))) for a, b in pairs]
     across = [i for i, (_, b) in enumerate(ends) if b < count]

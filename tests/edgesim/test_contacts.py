@@ -3,7 +3,7 @@ from __future__ import annotations
 import csv
 import json
 from datetime import datetime
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
@@ -129,3 +129,14 @@ def test_the_figure_of_many_satellites_shows_what_stations_see() -> None:
     assert not above.texts
     rows = [label.get_text() for label in below.get_yticklabels()]
     assert rows == ["madrid: any satellite", "far-east: any satellite"]
+
+
+def test_nothing_of_the_figure_is_cut_off() -> None:
+    section = _section(satellites=10, name="jetson-orin-nano-satellite")
+    figure = draw_orbit(plan_of(section, None))
+    figure.canvas.draw()
+    tight, whole = figure.get_tightbbox(), figure.bbox_inches
+    assert whole.padded(0.02).contains(tight.x0, tight.y0)
+    assert whole.padded(0.02).contains(tight.x1, tight.y1)
+    names = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert not any(one.overlaps(other) for one, other in combinations(names, 2))

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgesim.orbit.earth import LIGHT
@@ -284,3 +288,70 @@ def test_an_overlap_is_open_while_both_are(first: list[int], second: list[int]) 
         inside = [any(w.start <= moment < w.end for w in windows) for windows in (one, other, both)]
         assert inside[2] == (inside[0] and inside[1])
     assert both == overlap(other, one)
+
+
+FULL = {
+    "constellation": {
+        "epoch": "2019-12-09T18:00:00Z",
+        "duration": "20 min",
+        "step": "60 s",
+        "tolerance": "1 ms",
+        "clearance": "80 km",
+        "shells": [
+            {"name": "sat", "walker": "star", "altitude": "550 km", "inclination": "53 deg", "planes": 2,
+             "satellites": 12, "phasing": 1, "raan": "3 deg", "spacing": "10 deg"}
+        ],
+        "tles": [{"text": ISS}],
+        "stations": [
+            {"name": "here", "latitude": "1 deg", "longitude": "2 deg", "altitude": "3 m", "elevation": "4 deg"}
+        ],
+    },
+    "ring": ["sat-0-0", "sat-0-1"],
+}  # fmt: skip
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["sat", "5 deg", ISS]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "file", "text", "x"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+def paths(data: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    entries = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in entries:
+        yield (*keys, key)
+        yield from paths(value, (*keys, key))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(list(paths(FULL))), values)
+def test_one_changed_value_anywhere_is_read_or_refused_at_its_place(
+    tmp_path_factory: pytest.TempPathFactory, keys: tuple[Any, ...], value: object
+) -> None:
+    data = json.loads(json.dumps(FULL))
+    holder = data
+    for key in keys[:-1]:
+        holder = holder[key]
+    holder[keys[-1]] = value
+    path = tmp_path_factory.getbasetemp() / "mutated.yaml"
+    path.write_text(yaml.safe_dump(data), encoding="utf-8")
+    try:
+        read(path)
+    except TopologyError as refusal:
+        for problem in refusal.problems:
+            assert problem.place.startswith(f"{path}:")
+            assert problem.field
+            assert "Input should" not in str(problem)
+
+
+def test_the_full_example_is_read(tmp_path: Path) -> None:
+    made = topology(tmp_path, yaml.safe_dump(FULL))
+    assert made.constellation is not None
+    assert "ISS-ZARYA" in made.constellation.satellites
