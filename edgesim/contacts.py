@@ -235,16 +235,12 @@ def _ranges(contacts: Contacts, here: slice) -> tuple[str, str]:
     low, high = contacts.least_range[here], contacts.greatest_range[here]
     if not len(low):
         return "-", "-"
-    ends = float(low.min()), float(high.max())
-    return _span([format_length(end) for end in ends]), _span([format_time(end / LIGHT) for end in ends])
-
-
-def _span(ends: Sequence[str]) -> str:
-    low, high = ends
-    if low == high:
-        return low
-    (number, unit), (_, other) = low.split(" "), high.split(" ")
-    return f"{number if unit == other else low} to {high}"
+    least, greatest = float(low.min()), float(high.max())
+    if greatest - least < 1e3:
+        return format_length(least), format_time(least / LIGHT)
+    # Fewer digits than elsewhere: two numbers have to fit where otherwise is one.
+    delays = f"{least / LIGHT * 1e3:.3g} to {greatest / LIGHT * 1e3:.3g} ms"
+    return f"{least / 1e3:.0f} to {greatest / 1e3:.0f} km", delays
 
 
 def _with_rest(table: Table, total: int) -> Table:

@@ -30,6 +30,7 @@ from edgesim.topology.fields import (
 from edgesim.topology.problems import Refusal, shown
 from edgesim.topology.quantities import format_angle, format_time
 
+# edgesim.orbit brings numpy and skyfield along: only files with a constellation wait for them.
 if TYPE_CHECKING:
     from edgesim.orbit.sky import Sky
     from edgesim.orbit.tle import Elements
@@ -126,8 +127,6 @@ class ElementSet(Section):
     @model_validator(mode="before")
     @classmethod
     def _with_text(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, str):
-            value = {"file": value}
         if not isinstance(value, dict) or value.get("text") is not None or not isinstance(value.get("file"), str):
             return value
         folder = (info.context or {}).get("folder", Path())
@@ -205,7 +204,17 @@ class Constellation(Section):
     )
     shells: tuple[Shell, ...] = Field(default=(), max_length=64, description="Walker constellations")
     tles: tuple[ElementSet, ...] = Field(default=(), max_length=64, description="satellites from two-line elements")
-    stations: tuple[Station, ...] = Field(default=(), max_length=1000, description="ground stations")
+    stations: tuple[Station, ...] = Field(
+        default=(), validate_default=True, max_length=1000, description="ground stations"
+    )
+
+    @field_validator("shells")
+    @classmethod
+    def _not_too_many(cls, shells: tuple[Shell, ...]) -> tuple[Shell, ...]:
+        count = sum(shell.planes * shell.satellites for shell in shells)
+        if count > MOST_SATELLITES:
+            raise Refusal(f"{count} satellites", f"at most {MOST_SATELLITES}")
+        return shells
 
     @field_validator("stations")
     @classmethod

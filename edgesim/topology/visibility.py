@@ -12,6 +12,7 @@ from edgesim.topology.problems import Refusal
 from edgesim.topology.quantities import format_angle, format_length, format_time
 from node_agent.job import Change, LinkSettings, LinkState, Window
 
+# As in `constellation`, edgesim.orbit is imported where it is used.
 if TYPE_CHECKING:
     pass
 

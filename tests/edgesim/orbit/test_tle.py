@@ -11,6 +11,7 @@ from skyfield.api import EarthSatellite, load, wgs84
 from edgesim.orbit.conditions import OverHorizon
 from edgesim.orbit.earth import geodetic
 from edgesim.orbit.epoch import Epoch
+from edgesim.orbit.plan import contact_plan
 from edgesim.orbit.sky import Sky
 from edgesim.orbit.stations import Stations
 from edgesim.orbit.tle import ElementOrbits, ElementsError, parse
@@ -48,6 +49,22 @@ def test_elevations_and_ground_points_are_skyfields(sky: Sky) -> None:
     assert np.degrees(np.arcsin(horizon.sine_at(none, times))) == pytest.approx(altitude.degrees, abs=1e-3)
     assert horizon.range_at(none, times) == pytest.approx(slant.m, abs=50)
     assert horizon.grid(sky.positions(times), times)[0] == pytest.approx(horizon.at(none, times), abs=1e-9)
+
+
+def test_passes_are_those_that_skyfield_finds(sky: Sky) -> None:
+    scale = load.timescale(builtin=True)
+    satellite = EarthSatellite(LINES[1], LINES[2], LINES[0], scale)
+    place = wgs84.latlon(47.2, -8.7, 321.0)
+    begin, end = scale.utc(2019, 12, 9, 18), scale.utc(2019, 12, 11, 18)
+    moments, kinds = satellite.find_events(place, begin, end, altitude_degrees=10.0)
+    seconds = (moments.tt - begin.tt) * 86400
+    plan = contact_plan(sky, [], 80e3, 2 * 86400.0, 10.0)
+    assert len(plan.ground.windows) >= 6
+    # Where a pass grazes the mask, a thousandth of a degree, 20 m, is a fifth of a second.
+    assert plan.ground.windows.start == pytest.approx(seconds[kinds == 0], abs=0.3)
+    assert plan.ground.windows.end == pytest.approx(seconds[kinds == 2], abs=0.3)
+    highest = [(satellite - place).at(moment).altaz()[0].radians for moment in moments[kinds == 1]]
+    assert plan.ground.greatest_elevation == pytest.approx(highest, abs=np.radians(0.02))
 
 
 def test_names_come_from_the_line_before_or_the_catalogue() -> None:

@@ -209,6 +209,8 @@ def test_links_that_never_open_and_delays_of_ones_own_are_refused(tmp_path: Path
         ("shells.0.walker=gamma", "constellation.shells.0.walker: found 'gamma', allowed delta or star"),
         ("stations.0.name=sat-3", "constellation.stations: found two bodies named 'sat-3', allowed satellites and "
          "stations of different names"),
+        ("shells.0={name: s, altitude: 600 km, inclination: 0 deg, satellites: 1000, planes: 1000}",
+         "constellation.shells: found 1000000 satellites, allowed at most 20000"),
         ("shells=[]", "constellation: found 0 satellites, allowed 1 to 20000, in shells or tles"),
         ("shells.0.satellites=65", "nodes: found nothing, and 65 satellites in the constellation, allowed at most 64 "
          "of them by name (a contact plan needs no nodes)"),
@@ -220,6 +222,15 @@ def test_what_a_constellation_may_not_say(tmp_path: Path, override: str, expecte
     (line,) = problems(tmp_path, EXAMPLE, f"constellation.{override}")
     # What concerns several values stands at the list or the section that holds them.
     assert re.sub(r"^(--set .+?|orbit.yaml:\d): (?=constellation|nodes)", "", line) == expected
+
+
+def test_two_shells_of_one_name_are_refused(tmp_path: Path) -> None:
+    shell = "    - {name: sat, altitude: 600 km, inclination: 53 deg, satellites: 3}\n"
+    file = EXAMPLE.split("  stations:")[0] + shell
+    assert problems(tmp_path, file) == [
+        "orbit.yaml:1: constellation.stations: found two bodies named 'sat-0', allowed satellites and stations of "
+        "different names"
+    ]
 
 
 def test_an_epoch_must_be_given(tmp_path: Path) -> None:
