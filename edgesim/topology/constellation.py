@@ -12,16 +12,15 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from edgesim.topology.fields import (
     Clearance,
-    Duration,
     GroundHeight,
     Height,
+    Horizon,
     Inclination,
     Latitude,
     Longitude,
     Mask,
     Moment,
     Name,
-    Section,
     Spacing,
     Step,
     Tolerance,
@@ -29,6 +28,7 @@ from edgesim.topology.fields import (
 )
 from edgesim.topology.problems import Refusal, shown
 from edgesim.topology.quantities import format_angle, format_time
+from edgesim.topology.section import Section
 
 # edgesim.orbit brings numpy and skyfield along: only files with a constellation wait for them.
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class Constellation(Section):
     their range, and contact while they see each other."""
 
     epoch: Moment = Field(description="the date and time at which the run's clock reads zero")
-    duration: Duration = Field(
+    duration: Horizon = Field(
         default=86400.0,
         json_schema_extra={"default": "1 d"},
         description="of the contact plan, s; no link has contact after it",

@@ -9,20 +9,17 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from edgesim import devices
 from edgesim.topology.problems import Refusal, closest, listed, shown
 from edgesim.topology.quantities import ANGLE, FRACTION, LENGTH, RATE, SIZE, TIME, Kind, parse_within
 from node_agent.compression.settings import CATALOGUE, AnyCompressorSettings, CompressorSettings
 
-
-class Section(BaseModel):
-    """A mapping of a topology file: unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+LATEST = 10 * 365.25 * 86400
+"""s; the end of time, by a run's clock"""
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}"
 
@@ -58,9 +55,10 @@ Rate = Annotated[float | None, Quantity(RATE, 1, 1e12)]
 Delay = Annotated[float, Quantity(TIME, 0, 3600)]
 Jitter = Annotated[float, Quantity(TIME, 0, 60)]
 Loss = Annotated[float, Quantity(FRACTION, 0, 0.5)]
-Instant = Annotated[float, Quantity(TIME, 0, 10 * 365.25 * 86400)]
+Instant = Annotated[float, Quantity(TIME, 0, LATEST)]
+Duration = Annotated[float, Quantity(TIME, 0.001, LATEST)]
 Timeout = Annotated[float, Quantity(TIME, 0.1, 86400)]
-Duration = Annotated[float, Quantity(TIME, 1, 31 * 86400)]
+Horizon = Annotated[float, Quantity(TIME, 1, 31 * 86400)]
 Step = Annotated[float, Quantity(TIME, 0.1, 60)]
 Tolerance = Annotated[float, Quantity(TIME, 1e-6, 0.1)]
 Height = Annotated[float, Quantity(LENGTH, 160e3, 50_000e3)]
@@ -72,6 +70,10 @@ Longitude = Annotated[float, Quantity(ANGLE, -math.pi, 2 * math.pi)]
 Mask = Annotated[float, Quantity(ANGLE, 0, math.radians(89))]
 Turn = Annotated[float, Quantity(ANGLE, 0, 2 * math.pi)]
 Spacing = Annotated[float, Quantity(ANGLE, math.radians(0.01), math.pi)]
+Deadline = Annotated[float, Quantity(TIME, 0, LATEST)]
+Fraction = Annotated[float, Quantity(FRACTION, 0, 1)]
+Queue = Annotated[int, Quantity(SIZE, 1500, 2**32)]
+Framing = Annotated[int, Quantity(SIZE, 0, 1500)]
 Size = Annotated[int, Quantity(SIZE, 1, 2**32)]
 
 
@@ -128,6 +130,26 @@ class _MomentSchema:
 
 
 Moment = Annotated[datetime, BeforeValidator(_moment), _MomentSchema()]
+
+
+def _device(value: Any) -> str:
+    if isinstance(value, str):
+        try:
+            if value != devices.HOST:
+                devices.load(value)
+            return value
+        except devices.DeviceError as error:
+            raise Refusal(str(error), "a sound device profile") from error
+    raise Refusal(shown(value), f"{devices.HOST}, the name of a device, or a device profile (.yaml)")
+
+
+@dataclass(frozen=True)
+class _DeviceSchema:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"enum": [devices.HOST, *devices.known()]}, {"type": "string", "pattern": r"\.ya?ml$"}]}
+
+
+Device = Annotated[str, BeforeValidator(_device), _DeviceSchema()]
 
 
 def _compressor(value: Any) -> CompressorSettings:

@@ -44,7 +44,7 @@ def read_constellation(
     no constellation."""
     file = Path(path)
     source = _source(file, overrides, {})
-    alone = not any(source.data.get(key) for key in ("nodes", "ring", "links"))
+    alone = not any(source.data.get(key) for key in ("nodes", "ring", "links", "events"))
     # One node, without a link, so that all other sections are checked.
     topology = _topology(file, source, {"nodes": ["alone"]} if alone else {})
     constellation = topology.constellation

@@ -195,12 +195,15 @@ def _given(data: Mapping[str, Any], i: int) -> Mapping[str, Any]:
 
 def _delays_given(data: Mapping[str, Any], i: int, pair: Pair) -> Iterator[tuple[Path, Refusal]]:
     link = _given(data, i)
-    allowed = f"none: it follows from the range of {' and '.join(pair)}"
-    reverse = link.get("reverse")
-    if "delay" in link:
-        yield ("links", i, "delay"), Refusal("a delay", allowed)
-    if isinstance(reverse, dict) and "delay" in reverse:
-        yield ("links", i, "reverse", "delay"), Refusal("a delay", allowed)
+    refusal = Refusal("a delay", f"none: it follows from the range of {' and '.join(pair)}")
+    for path, said in ((("links", i), link), (("links", i, "reverse"), link.get("reverse"))):
+        if not isinstance(said, dict):
+            continue
+        if "delay" in said:
+            yield (*path, "delay"), refusal
+        for place, entry in enumerate(said.get("schedule") or ()):
+            if "delay" in entry:
+                yield (*path, "schedule", place, "delay"), refusal
 
 
 def _place(data: Mapping[str, Any], constellation: Constellation, i: int, pair: Pair) -> Path:

@@ -109,6 +109,39 @@ def test_windows_of_the_file_narrow_those_of_the_orbit(tmp_path: Path) -> None:
     assert narrowed == (Window(start=middle, end=free[1].end), *free[2:])
 
 
+def test_what_happens_to_a_link_happens_on_top_of_its_orbit(tmp_path: Path) -> None:
+    file = EXAMPLE + dedent("""\
+        defaults: {link: {rate: 2 Mbit/s, schedule: [{at: 1 h, loss: 1 %}]}}
+        nodes: [sat-0, sat-1]
+        events:
+          - {at: 2 h, event: degrade, link: [sat-0, sat-1], rate: 1 Mbit/s, for: 1 h}
+          - {at: 5 h, event: down, link: [sat-0, sat-1], for: 1 h}
+        """)
+    link = topology(tmp_path, file).link("sat-0", "sat-1")
+    assert link.schedule == (Window(start=0, end=5 * 3600), Window(start=6 * 3600, end=86400))
+    states = [link.state_at(hours * 3600) for hours in (0.5, 1.5, 2.5, 3.5)]
+    assert [(state.rate, state.loss) for state in states] == [(2e6, 0.0), (2e6, 0.01), (1e6, 0.01), (2e6, 0.01)]
+    assert {state.delay for state in states} == {link.delay}
+    assert link.delay == pytest.approx(11.9502e-3, abs=1e-7)
+
+
+def test_a_queue_holds_what_is_under_way(tmp_path: Path) -> None:
+    # 35786 km: 238.7 ms there and back; 100 Mbit/s of that are 2.98 MB.
+    file = """\
+        constellation:
+          epoch: 2026-03-20T00:00:00Z
+          shells: [{name: geo, altitude: 35786 km, inclination: 0 deg, satellites: 1, raan: 178 deg}]
+          stations: [{name: quito, latitude: 0 deg, longitude: 0 deg}]
+          duration: 1 h
+        defaults: {link: {rate: 100 Mbit/s}}
+        nodes: [geo-0, quito]
+        """
+    link = topology(tmp_path, file).link("geo-0", "quito")
+    assert link.queue == pytest.approx(100e6 / 8 * 2 * link.delay, rel=0.01)
+    assert 2.9e6 < (link.queue or 0) < 3.2e6
+    assert topology(tmp_path, file, "defaults.link.queue=1 MB").link("geo-0", "quito").queue == 10**6
+
+
 def test_links_of_other_nodes_are_as_the_file_has_them(tmp_path: Path) -> None:
     file = EXAMPLE + "defaults: {link: {delay: 7 ms}}\nnodes: [sat-0, sat-1, server]"
     made = topology(tmp_path, file)
@@ -174,6 +207,11 @@ def test_a_ring_whose_neighbours_do_not_see_each_other_is_refused(tmp_path: Path
             "nodes: [sat-0, sat-1]\nlinks:\n  - between: [sat-0, sat-1]\n    reverse:\n      delay: 5 ms",
             "orbit.yaml:13: links.0.reverse.delay: found a delay, allowed none: it follows from the range of sat-0 and "
             "sat-1",
+        ),
+        (
+            "nodes: [sat-0, sat-1]\nlinks:\n  - between: [sat-0, sat-1]\n    schedule:\n    - {at: 5 s, loss: 1 %}\n"
+            "    - {at: 9 s, delay: 5 ms}",
+            "orbit.yaml:14: links.0.schedule.1.delay: found a delay, allowed none",
         ),
         (
             "nodes: [sat-0, sat-1]\nlinks:\n  - between: [sat-0, sat-1]\n    delay: 5 ms",
