@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test format setup bench-ring bench-links bench-clocks bench-detection clean
+.PHONY: demo test format setup bench-ring bench-links bench-clocks bench-orbit bench-detection clean
 
 demo: $(READY)  ## the main job: three compressors over four satellites' links
 	$(BIN)/edgesim run topologies/leo-ring-4.yaml
@@ -30,6 +30,9 @@ bench-clocks: $(READY)  ## what a step takes under the wall clock and under the 
 
 bench-detection: $(READY)  ## accuracy, bytes and time of dense, GCC and NSI over seeds, beside the controls
 	$(BIN)/python benchmarks/detection.py
+
+bench-orbit: $(READY)  ## CPU time of contact plans, large and small
+	$(BIN)/python benchmarks/orbit.py
 
 setup: $(READY)
 

@@ -163,7 +163,13 @@ def validate(file: File, settings: Set = None, as_json: Json = False) -> None:
 def show(
     file: File,
     settings: Set = None,
-    png: Annotated[Path | None, typer.Option(help="draw it into this file as well", show_default=False)] = None,
+    png: Annotated[
+        Path | None,
+        typer.Option(
+            help="draw it into this file as well; a constellation's tracks and contacts into NAME-orbit.png beside it",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Draw the nodes and links of FILE with their rates and delays."""
@@ -183,8 +189,45 @@ def show(
 
         try:
             figures.save(figures.draw_topology(topology.ring, topology.directed_links()), png)
+            if topology.constellation is not None:
+                from edgesim.contacts import plan_of
+                from edgesim.figures.orbit import draw_orbit
+
+                plan = plan_of(topology.constellation, topology.orbital_links())
+                figures.save(draw_orbit(plan), png.with_name(f"{png.stem}-orbit{png.suffix}"))
         except (OSError, ValueError) as error:
             _fail(f"{png}: {error}", BAD_INPUT)
+
+
+@app.command()
+def contacts(
+    file: File,
+    settings: Set = None,
+    out: Annotated[Path | None, typer.Option(help="write every contact and eclipse as CSV", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell when the satellites and stations of FILE see each other, and when the Earth's shadow falls on them."""
+    from edgesim import contacts as plans
+    from edgesim.orbit.tle import ElementsError
+    from edgesim.results import RunFolderError, write_atomically
+    from edgesim.topology.reader import TopologyError, read_constellation
+
+    try:
+        name, constellation, pairs = read_constellation(file, settings or ())
+        plan = plans.plan_of(constellation, pairs)
+    except TopologyError as error:
+        _refuse(_problems(error, file, settings or ()))
+    except ElementsError as error:
+        _fail(f"{file}: {error}", BAD_INPUT)
+    if out is not None:
+        try:
+            write_atomically(out, plans.to_csv(plan))
+        except RunFolderError as error:
+            _fail(str(error), BAD_INPUT)
+    if as_json:
+        typer.echo(json.dumps(plans.to_json(plan, name), indent=2))
+    else:
+        _console().print(plans.render(plan, name))
 
 
 @app.command()

@@ -36,7 +36,7 @@ def inconsistencies(data: Mapping[str, Any]) -> Iterator[tuple[Path, Refusal]]:
     ring = given.get("ring", known)
     problems = [*_bad_ends(links, known), *_bad_ring(ring, known)]
     yield from problems
-    if not problems:
+    if not problems and all(name in known for name in ring):
         pairs = links if "links" in given else neighbours(ring)
         yield from _bad_events(given.get("events", ()), known, pairs)
     # Whether the ring closes is only asked of names and links that are sound themselves.

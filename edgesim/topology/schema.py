@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
     GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
+    PrivateAttr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -20,11 +21,13 @@ from pydantic_core import CoreSchema, InitErrorDetails
 from edgesim.devices import HOST
 from edgesim.topology.computing import compute, mismatches, resolved
 from edgesim.topology.consistency import inconsistencies, neighbours
+from edgesim.topology.constellation import Constellation, with_nodes
 from edgesim.topology.events import Event, imposed
 from edgesim.topology.fields import Compressors, Device, Fraction, Name, NameSchema, Size, Timeout
-from edgesim.topology.links import Link, LinkDefaults
+from edgesim.topology.links import Link, LinkDefaults, default_queue
 from edgesim.topology.problems import Refusal, shown
 from edgesim.topology.section import Section, given, without_default
+from edgesim.topology.visibility import Passage, governed, misfits
 from node_agent.compression.settings import CompressorSettings, NoneSettings
 from node_agent.job import LinkSettings
 
@@ -178,7 +181,8 @@ class Training(Section):
 class Topology(Section):
     """One experiment. All quantities are in SI units: bit/s, s, bytes, fractions of 1.
 
-    Links and nodes are resolved: each holds all of its properties, the file's defaults included.
+    Links and nodes are resolved: each holds all of its properties, the file's defaults included. What a constellation
+    makes of a link, its delays and contacts, only `link`, `directed_links` and `ring_links` tell.
     """
 
     name: Name = Field(default="topology", description="name of the experiment; not given: that of the file")
@@ -186,8 +190,15 @@ class Topology(Section):
     defaults: Defaults = Field(
         default_factory=Defaults, description="properties of the nodes and links that say nothing else"
     )
+    constellation: Constellation | None = Field(
+        default=None,
+        description="satellites and ground stations, whose links follow from their orbits; nodes may then be left out: "
+        "those of the ring, or else all satellites",
+    )
     nodes: tuple[Node, ...] = Field(
-        min_length=1, max_length=MOST_NODES, description="the nodes: names, or mappings with a name"
+        min_length=1,
+        max_length=MOST_NODES,
+        description="the nodes: names, or mappings with a name",
     )
     ring: tuple[Name, ...] = Field(
         default=(),
@@ -206,17 +217,20 @@ class Topology(Section):
     )
     emulation: Emulation = Field(default_factory=Emulation, description="how links and time are imposed")
     training: Training = Field(default_factory=Training, description="what the nodes train, and how")
+    _passages: dict[frozenset[str], Passage] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="wrap")
     @classmethod
-    def _with_cross_checks(cls, data: Any, handler: ModelWrapValidatorHandler[Topology]) -> Topology:
+    def _with_cross_checks(
+        cls, data: Any, handler: ModelWrapValidatorHandler[Topology], info: ValidationInfo
+    ) -> Topology:
         """Cross-checks work on the data as given, so that they are reported together with the fields' problems."""
         if not isinstance(data, dict):
             return handler(data)
-        problems = [
-            InitErrorDetails(type="value_error", loc=path, input=None, ctx={"error": refusal})
-            for path, refusal in (*inconsistencies(data), *mismatches(data))
-        ]
+        written = data
+        data, refusals = with_nodes(written, info.context, MOST_NODES)
+        problems = _details([(("nodes",), refusal) for refusal in refusals])
+        problems += _details((*inconsistencies(data), *mismatches(data)))
         try:
             topology = handler(data)
         except ValidationError as error:
@@ -225,12 +239,15 @@ class Topology(Section):
                     type=detail["type"], loc=detail["loc"], input=detail["input"], ctx=detail.get("ctx", {})
                 )
                 for detail in error.errors()
+                # Where the constellation itself is at fault, it could not tell the nodes.
+                if not (detail["type"] == "missing" and detail["loc"] == ("nodes",) and written.get("constellation"))
             ]
             raise ValidationError.from_exception_data(cls.__name__, fields + problems) from None
-        problems += [
-            InitErrorDetails(type="value_error", loc=path, input=None, ctx={"error": refusal})
-            for path, refusal in topology._impossible()
-        ]
+        unseen: list[tuple[tuple[Any, ...], Refusal]] = []
+        if topology.constellation is not None and not problems:
+            links = [(link.settings(*link.between), link.settings(*link.between[::-1])) for link in topology.links]
+            topology._passages, unseen = misfits(written, topology.constellation, links)
+        problems += _details(unseen or topology._impossible())
         if problems:
             raise ValidationError.from_exception_data(cls.__name__, problems)
         return topology
@@ -308,7 +325,18 @@ class Topology(Section):
         ]
 
     def _imposed(self, link: Link, source: str, target: str) -> LinkSettings:
-        return imposed(link.settings(source, target), link.direction(source, target), self.events)
+        settings, direction = link.settings(source, target), link.direction(source, target)
+        passage = self._passages.get(frozenset((source, target)))
+        if passage is not None:
+            settings = passage.impose(settings)
+            if direction.queue is None:
+                settings = settings.model_copy(update={"queue": default_queue([settings, *settings.changes])})
+        return imposed(settings, direction, self.events)
+
+    def orbital_links(self) -> list[tuple[str, str]]:
+        """The ends of the links whose delays and contacts follow from the constellation."""
+        section = self.constellation
+        return [] if section is None else [link.between for link in self.links if governed(section, link.between)]
 
     def ring_links(self) -> list[LinkSettings]:
         """What the ring sends over: entry i from ring[i] to the node after it. Empty if there is but one node."""
@@ -316,6 +344,12 @@ class Topology(Section):
             return []
         after = (*self.ring[1:], self.ring[0])
         return [self.link(source, target) for source, target in zip(self.ring, after, strict=True)]
+
+
+def _details(problems: Iterable[tuple[tuple[Any, ...], Refusal]]) -> list[InitErrorDetails]:
+    return [
+        InitErrorDetails(type="value_error", loc=path, input=None, ctx={"error": refusal}) for path, refusal in problems
+    ]
 
 
 def json_schema() -> dict[str, Any]:
@@ -328,8 +362,11 @@ def json_schema() -> dict[str, Any]:
     for completion, descriptions and checks in every editor that runs yaml-language-server. What concerns several
     fields at once (names of nodes, the ring) only the reader checks.
     """
+    schema = Topology.model_json_schema()
+    del schema["required"]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Topology.model_json_schema(),
+        **schema,
+        "anyOf": [{"required": ["nodes"]}, {"required": ["constellation"]}],
         "title": "edgesim topology",
     }

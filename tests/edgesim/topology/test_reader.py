@@ -46,7 +46,7 @@ training:
 NAME = "a name: letters, digits, '.', '_' and '-', at most 64, beginning with a letter, a digit or '_'"
 RATE = "a rate such as '10 Mbit/s', or unlimited"
 PROPERTIES = "rate, delay, jitter, jitter_kind, reorder, loss, burst_length, bursts, queue, overhead, schedule"
-SECTIONS = "name, seed, defaults, nodes, ring, links, events, emulation or training"
+SECTIONS = "name, seed, defaults, constellation, nodes, ring, links, events, emulation or training"
 
 
 @pytest.fixture
@@ -196,7 +196,10 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "an empty section": (
         "nodes: [a]\nemulation:\n",
-        ["bad.yaml:2: emulation: found nothing, allowed a mapping of links, clock, compute, timeout"],
+        [
+            "bad.yaml:2: emulation: found nothing, "
+            "allowed a mapping of links, clock, compute, timeout, tolerance, allow_deviation"
+        ],
     ),
     "bad units": (
         """\
@@ -586,12 +589,13 @@ values = st.recursive(
     ),
     max_leaves=8,
 )
-sections = ["name", "seed", "defaults", "nodes", "links", "ring", "emulation", "training"]
+sections = ["name", "seed", "defaults", "nodes", "links", "ring", "events", "emulation", "training"]
 
 
 @settings(max_examples=200)
 @given(st.dictionaries(st.sampled_from(sections), values))
 @example({"nodes": ["\x1e"], "ring": []})
+@example({"nodes": ["a", "b"], "ring": [[], "b"], "events": [{"at": 0, "event": "down", "link": ["a", "b"]}]})
 def test_any_yaml_is_read_or_refused_in_our_own_words(tmp_path_factory: pytest.TempPathFactory, data: object) -> None:
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_text(yaml.safe_dump(data), encoding="utf-8")
