@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test format setup bench-ring bench-links bench-namespaces bench-detection clean
+.PHONY: demo test format setup bench-ring bench-links bench-namespaces bench-clocks bench-orbit bench-detection clean
 
 demo: $(READY)  ## the main job: three compressors over four satellites' links
 	$(BIN)/edgesim run topologies/leo-ring-4.yaml
@@ -28,8 +28,14 @@ bench-links: $(READY)  ## rate and delay of shaped links against what was asked
 bench-namespaces: $(READY)  ## networks of namespaces: set-up, payload over their links, Gloo's own all-reduce
 	$(BIN)/python benchmarks/namespaces.py
 
+bench-clocks: $(READY)  ## what a step takes under the wall clock and under the virtual one
+	$(BIN)/python benchmarks/clocks.py
+
 bench-detection: $(READY)  ## accuracy, bytes and time of dense, GCC and NSI over seeds, beside the controls
 	$(BIN)/python benchmarks/detection.py
+
+bench-orbit: $(READY)  ## CPU time of contact plans, large and small
+	$(BIN)/python benchmarks/orbit.py
 
 setup: $(READY)
 

@@ -20,14 +20,15 @@ from edgesim import host
 from edgesim.comparison import compressor_label
 from edgesim.fleet.base import Fleet, NodeFailure
 from edgesim.network.namespaces import Network, NetworkError, run_id, usable_plan
-from edgesim.network.plan import ASIDE, DATA, Plan, describe
-from edgesim.network.shaping import expected
+from edgesim.network.plan import Plan, describe
 from edgesim.results import Run, RunFolder, RunFolderError, load
 from edgesim.summary import summarise
+from edgesim.topology.computing import boards
+from edgesim.topology.events import pauses
 from edgesim.topology.schema import Topology
 from node_agent.compression.settings import CompressorSettings
 from node_agent.events import ClockSet, Event, Observation, Started, Step
-from node_agent.job import BackgroundSettings, Job, SceneSettings
+from node_agent.job import BackgroundSettings, Job, ProbeSettings, SceneSettings
 from node_agent.link_model import frame_bytes, patience
 from node_agent.workloads import detection
 from node_agent.workloads.formats import SceneError
@@ -101,12 +102,18 @@ class Experiment:
         links = {link.source: link for link in topology.ring_links()}
         incoming = {link.target: link for link in topology.ring_links()}
         frame = frame_bytes(links.values())
+        modelled = boards(topology)
         factors = {node.name: node.compute_factor for node in topology.nodes}
-        imposed = {name: expected(link) for name, link in links.items()} if network else links
         inside: list[dict[str, Any]] = [{}] * len(names)
         if network is not None:
-            where = {"imposed": "kernel", "interface": DATA, "aside": ASIDE}
-            inside = [{**where, "entrance": entrance} for entrance in network.entrances]
+            inside = [network.inside(rank) for rank in range(len(names))]
+        bare = topology.emulation.clock == "wall" and all(link.bare for link in links.values())
+        probe = None
+        if topology.emulation.clock == "wall" and links and not bare:
+            emulation = topology.emulation
+            probe = ProbeSettings(tolerance=emulation.tolerance, binding=not emulation.allow_deviation)
+        silence = topology.emulation.timeout + sum(patience(link, frame) for link in links.values())
+        silence += sum(pause.end - pause.start for name in names for pause in pauses(topology.events, name))
         cuts = [self.scene.shape[0] * i // len(names) for i in range(len(names) + 1)]
         return [
             Job(
@@ -117,12 +124,15 @@ class Experiment:
                 steps=training.steps,
                 clock=topology.emulation.clock,
                 compute_factor=factors[name],
-                outgoing=imposed.get(name),
+                roofline=modelled[name].device.roofline(modelled[name].mode) if name in modelled else None,
+                pauses=pauses(topology.events, name),
+                outgoing=links.get(name),
                 incoming=incoming.get(name),
                 frame=frame,
-                bare=topology.emulation.clock == "wall" and all(link.bare for link in links.values()),
+                bare=bare,
                 rendezvous=rendezvous,
-                timeout=topology.emulation.timeout + sum(patience(link, frame) for link in links.values()),
+                probe=probe,
+                timeout=silence,
                 compressor=compressor,
                 bucket_bytes=training.bucket,
                 workload=BackgroundSettings(
@@ -160,7 +170,6 @@ class Experiment:
             ):
                 jobs = self.jobs(compressor, path.name, f"file://{meeting}/rendezvous", network)
                 if network is not None:
-                    network.begin(time.monotonic())
                     folder.record_network("began", network.applied())
                 fleet.start(jobs, [folder.log_path(job.node) for job in jobs])
                 try:
@@ -213,6 +222,8 @@ class Experiment:
             "links": [link.model_dump() for link in topology.directed_links()],
             "clock": topology.emulation.clock,
             "network": describe(self.plan) if self.plan is not None else None,
+            "compute": topology.compute,
+            "boards": {name: board.described() for name, board in boards(topology).items()},
             "compressor": compressor.model_dump(),
             "scene": self.scene.describe,
             "prior": self.prior.label,

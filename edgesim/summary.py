@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,6 +51,7 @@ def summarise(
         "seed": topology.get("seed"),
         "nodes": nodes,
         "clock": run.config.get("clock"),
+        "compute": run.config.get("compute"),
         "links_imposed": topology.get("emulation", {}).get("links"),
         "tcp_congestion_control": (run.config.get("network") or {}).get("tcp_congestion_control"),
         "compressor": run.config.get("compressor"),
@@ -72,6 +74,9 @@ def summarise(
         "bytes_retransmitted": {
             source: int(np.nansum(run.of_link(source, target)["retransmitted_bytes"])) for source, target in run.ring
         },
+        "bytes_framing": {
+            source: int(np.nansum(run.of_link(source, target)["framing_bytes"])) for source, target in run.ring
+        },
         "bytes_setup": {
             node: Sent(**started[node]["sent"]).message_bytes if node in started else None for node in nodes
         },
@@ -82,15 +87,19 @@ def summarise(
         "step_time_s": {
             "p50": float(np.percentile(durations, 50)) if len(durations) else None,
             "p95": float(np.percentile(durations, 95)) if len(durations) else None,
-            **{part: float(steps[f"{part}_s"].mean()) if len(durations) else None for part in PARTS},
+            **{part: _mean(steps[f"{part}_s"]) if len(durations) else None for part in PARTS},
         },
         "link_utilisation": {},
         "links": {},
-        "energy_j": None,
+        "deviations": [
+            f"link {event['link']}: {missed}" for event in run.events_of("probed") for missed in event["deviations"]
+        ],
+        "energy_j": _energy(run, rows),
         "params_sha256": digests.pop() if len(digests) == 1 and agree else None,
         "nodes_agree": agree,
     }
     applied_by_kernel = applied_links(run)
+    probed = {event["link"]: event for event in run.events_of("probed")}
     for source, target in run.ring:
         name, link = f"{source}->{target}", run.of_link(source, target)
         summary["link_utilisation"][name] = _ratio(float(link["busy_s"].sum()), _last(link["time_s"]))
@@ -99,7 +108,8 @@ def summarise(
             "requested": as_si(asked) if asked else None,
             "applied": applied_by_kernel.get(name)
             or (as_si(LinkSettings.model_validate(applied)) if applied else None),
-            "measured": measured(link),
+            "probed": probed[name]["found"] if name in probed else None,
+            "measured": measured(link) | lost_by_relay(applied_by_kernel.get(name)),
         }
     content: dict[str, Any] = plain(summary)
     return content
@@ -127,9 +137,35 @@ def applied_links(run: Run) -> dict[str, dict[str, Any]]:
     return found
 
 
+def lost_by_relay(applied: Mapping[str, Any] | None) -> dict[str, float | None]:
+    """The measured loss of a link that the kernel imposes: the nodes' own counts know of no packet beneath TCP."""
+    if applied is None:
+        return {}
+    relay = applied["relay"]
+    return {"loss": _ratio(relay["lost"], relay["packets_in"]) if relay is not None else 0.0}
+
+
 def of(run: Run) -> dict[str, Any]:
     """A run's summary; of one that was killed before it could write its own, made from what it left."""
     return run.summary or summarise(run, status="killed")
+
+
+def _mean(values: NDArray[Any]) -> float:
+    """The same however the rows were interleaved as they came."""
+    return math.fsum(values) / len(values)
+
+
+def _energy(run: Run, rows: Mapping[str, Columns]) -> dict[str, float | None] | None:
+    """J that each node's board takes for training: its power at rest all the time, and what it takes loaded on top of
+    that while it computes, encodes or decodes. None where its power in its mode is not known; radios are no part of it.
+    """
+    found: dict[str, float | None] = {}
+    for node, steps in rows.items():
+        power = run.config.get("boards", {}).get(node, {}).get("power_w")
+        busy = sum(math.fsum(steps[f"{part}_s"]) for part in ("compute", "encode", "decode"))
+        idle = power and power["idle"] * math.fsum(steps["duration_s"])
+        found[node] = power and idle + (power["loaded"] - power["idle"]) * busy
+    return found if any(value is not None for value in found.values()) else None
 
 
 def _time_to(goal: float | None, evaluations: Sequence[Mapping[str, Any]]) -> float | None:
@@ -152,15 +188,19 @@ def _mended(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 def measured(link: Columns) -> dict[str, float | None]:
     """What a link really gave, from its rows (`Run.of_link`).
 
-    `rate_bit_s` is that of back-to-back messages, `delay_s` the mean one-way delay of messages that were awaited, and
-    `loss` the share of the bytes on the wire that were sent again.
+    `rate_bit_s` is that of back-to-back messages, `delay_s` the mean one-way delay of messages that were awaited,
+    `jitter_s` its standard deviation, and `loss` the share of the bytes on the wire that were sent again.
     """
     samples = np.nan_to_num(link["delay_samples"])
     delays = np.nan_to_num(link["delay_s"])
+    mean = _ratio(float((delays * samples).sum()), float(samples.sum()))
+    squares = samples * ((delays - (mean or 0.0)) ** 2 + np.nan_to_num(link["delay_sd_s"]) ** 2)
+    variance = _ratio(float(squares.sum()), float(samples.sum()))
     wire = sum(float(np.nansum(link[f"{part}_bytes"])) for part in ("payload", "header", "retransmitted"))
     return {
         "rate_bit_s": _ratio(float(np.nansum(link["rate_bits"])), float(np.nansum(link["rate_s"]))),
-        "delay_s": _ratio(float((delays * samples).sum()), float(samples.sum())),
+        "delay_s": mean,
+        "jitter_s": None if variance is None else variance**0.5,
         "loss": _ratio(float(np.nansum(link["retransmitted_bytes"])), wire),
     }
 
@@ -194,6 +234,11 @@ def as_si(link: LinkSettings) -> dict[str, Any]:
         "rate_bit_s": link.rate,
         "delay_s": link.delay,
         "jitter_s": link.jitter,
+        "jitter_kind": link.jitter_kind,
         "loss": link.loss,
+        "bursts": link.bursts.model_dump() if link.bursts else None,
+        "queue_bytes": link.queue,
+        "overhead_bytes": link.overhead,
         "schedule": [[window.start, window.end] for window in link.schedule] if link.schedule else None,
+        "changes": len(link.changes),
     }

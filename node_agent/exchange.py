@@ -109,6 +109,10 @@ class Exchange:
     def _communicate(self) -> None:
         clock = self._clock.fork()
         self._ring.clock = clock
+        with clock.counting():
+            self._take_turns(clock)
+
+    def _take_turns(self, clock: Clock) -> None:
         waiting: dict[int, float] = {}
         turn = 0
         while (item := self._ready.get()) is not None:

@@ -6,6 +6,8 @@ import hashlib
 import os
 import traceback
 import zlib
+from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 
 import numpy as np
@@ -14,24 +16,33 @@ import torch.distributed as dist
 from torch import nn
 
 from node_agent import events
-from node_agent.clock import Clock, VirtualClock, WallClock
+from node_agent.clock import Clock, ModelledClock, VirtualClock, WallClock
 from node_agent.compression import create
 from node_agent.compression.base import GradientError
 from node_agent.events import Emit
 from node_agent.exchange import Account, Exchange, layers_of, make_buckets, parts_of
-from node_agent.job import Job
-from node_agent.link import IncomingLink, OutgoingLink
-from node_agent.link_model import ConnectionLost, LinkError, LinkModel
+from node_agent.job import Job, ProbeSettings
+from node_agent.link import POSTED, IncomingLink, OutgoingLink
+from node_agent.link_model import ConnectionLost, LinkError, LinkModel, expected, framed
+from node_agent.pauses import Pauses
+from node_agent.probe import ATTEMPTS, LinkDeviation, at_rest, deviations, measure
 from node_agent.ring import Ring
 from node_agent.telemetry.process import Telemetry
-from node_agent.transport import Channel, FramePool, Handshake
+from node_agent.transport import Channel, FramePool, Handshake, pass_on
+from node_agent.work import Work
 from node_agent.workloads.background import BackgroundError, BackgroundLearning
 from node_agent.workloads.base import Workload
 from node_agent.workloads.formats import SceneError
 
-ASIDE, RING, BARE = 0, 1, 2
-"""tags: what passes by the links, the messages of the ring, and those of a bare one"""
+ASIDE, RING, BARE, PROBE = 0, 1, 2, 3
+"""tags: what passes by the links, the messages of the ring, those of a bare one, and those that measure"""
 
+
+MOST_POSTED = 1024
+"""receives beyond the usual ones, however much a link holds"""
+
+HEARD = 0.05
+"""s after which what imposes the links from outside has heard that the run's clock goes; nothing is sent before"""
 
 FOR_PEOPLE = (LinkError, SceneError, BackgroundError, GradientError)
 """errors whose message says all that there is to say"""
@@ -43,7 +54,7 @@ def run(job: Job, emit: Emit) -> None:
     Never raises: what goes wrong ends in a `Fault`.
     """
     try:
-        _train(job, emit)
+        _do(job, emit)
     except Exception as error:  # the boundary of the process: whatever it was, the controller hears of it
         lost = isinstance(error, ConnectionLost)
         trace = "" if isinstance(error, FOR_PEOPLE) else traceback.format_exc()
@@ -56,20 +67,61 @@ def _one_line(error: BaseException) -> str:
     return first if first and isinstance(error, (*FOR_PEOPLE, OSError)) else f"{type(error).__name__}: {first}"
 
 
-def _train(job: Job, emit: Emit) -> None:
+def _do(job: Job, emit: Emit) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     # Every buffer is written before it is read; filling it would take memory and time that no node needs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     data = _join(job)
-    workload = BackgroundLearning(job.workload, job.seed, job.rank)
     handshake = Handshake(job.rank, job.world_size, *channels(job, ASIDE)) if job.world_size > 1 else None
+    if data is not None and job.world_size > 1:
+        pass_on(0.0, *channels(job, RING, data))
+    if handshake and job.probe is not None:
+        probe_links(job, job.probe, handshake, emit, data)
+    if job.workload is not None:
+        _train(job, BackgroundLearning(job.workload, job.seed, job.rank), handshake, emit, data)
+    else:
+        emit(events.Finished(job.rank, job.node, 0.0, 0, "", 0))
     if handshake:
         handshake.meet()
-    clock: Clock = WallClock() if job.clock == "wall" else VirtualClock(job.compute_factor)
-    tell_clock(job, clock, emit)
-    ring = make_ring(job, clock, handshake.latency if handshake else 0.0, data)
 
+
+def make_clock(job: Job) -> Clock:
+    if job.clock == "wall":
+        return WallClock()
+    if job.roofline is None:
+        return VirtualClock(job.compute_factor, pauses=job.pauses)
+    return ModelledClock(Work(job.roofline), job.pauses)
+
+
+def _train(
+    job: Job, workload: Workload, handshake: Handshake | None, emit: Emit, group: dist.ProcessGroup | None
+) -> None:
+    if handshake:
+        handshake.meet()
+    clock = make_clock(job)
+    tell_clock(job, clock, emit)
+    if job.imposed == "kernel":
+        clock.wait_until(HEARD)
+
+    def closed(since: float, until: float) -> None:
+        assert job.outgoing is not None
+        emit(events.Waiting(job.rank, job.node, job.outgoing.name, since, until))
+
+    ring = make_ring(job, clock, handshake.latency if handshake else 0.0, closed, group)
+
+    def paused(seconds: float) -> None:
+        emit(events.Paused(job.rank, job.node, seconds))
+
+    pauses = Pauses(job.pauses, clock, paused) if isinstance(clock, WallClock) else nullcontext()
+    with clock.counting(), pauses:
+        emit(_prepare_and_train(job, workload, ring, clock, handshake, emit))
+    ring.close()
+
+
+def _prepare_and_train(
+    job: Job, workload: Workload, ring: Ring, clock: Clock, handshake: Handshake | None, emit: Emit
+) -> events.Finished:
     facts = workload.prepare(ring)
     barrier(ring, clock, handshake)
     prepared = ring.outgoing.sent if ring.outgoing else events.Sent()
@@ -81,11 +133,35 @@ def _train(job: Job, emit: Emit) -> None:
     observer = Observer(job, workload, clock, handshake, emit)
     observer.observe(0)
     with Telemetry(job, emit):
-        finished = _steps(job, workload, ring, clock, handshake, observer, emit)
-    emit(finished)
-    ring.close()
-    if handshake:
-        handshake.meet()
+        return _steps(job, workload, ring, clock, handshake, observer, emit)
+
+
+def probe_links(
+    job: Job, settings: ProbeSettings, handshake: Handshake, emit: Emit, group: dist.ProcessGroup | None = None
+) -> None:
+    """Measure the links of this node, as they are at the beginning.
+
+    Raises LinkDeviation where one misses its tolerance, and LinkError if a neighbour fails.
+    """
+    assert job.outgoing is not None
+    assert job.incoming is not None
+    to_next, from_previous = channels(job, PROBE, group)
+    pool = FramePool(job.frame)
+    link = at_rest(job.outgoing if job.imposed == "node" else expected(job.outgoing))
+    model = LinkModel(link, np.random.default_rng([job.seed, 0x9B0, job.rank]))
+    outgoing = OutgoingLink(model, to_next, pool, WallClock(), handshake.latency, imposed=job.imposed == "node")
+    incoming = make_incoming(job, from_previous, pool)
+    asked = at_rest(job.incoming if job.imposed == "node" else framed(job.incoming))
+    for _ in range(ATTEMPTS):
+        found, sent = measure(outgoing, incoming, asked, pool, settings, handshake.meet)
+        missed = deviations(asked, found, settings.tolerance)
+        if not handshake.meet(float(bool(missed))):  # of all nodes
+            break
+    emit(events.Probed(job.rank, job.node, asked.name, found, sent, model.settings, tuple(missed)))
+    outgoing.close()
+    handshake.meet()
+    if missed and settings.binding:
+        raise LinkDeviation(f"link {asked.name} is not what was asked of it: {', '.join(missed)}")
 
 
 def _steps(
@@ -208,19 +284,38 @@ def link_model(job: Job) -> LinkModel | None:
     alone."""
     if job.outgoing is None:
         return None
-    return LinkModel(job.outgoing, np.random.default_rng([job.seed, 0x11A, job.rank]))
+    link = job.outgoing if job.imposed == "node" else expected(job.outgoing)
+    return LinkModel(link, np.random.default_rng([job.seed, 0x11A, job.rank]))
 
 
-def make_ring(job: Job, clock: Clock, latency: float = 0.0, group: dist.ProcessGroup | None = None) -> Ring:
+def make_incoming(job: Job, channel: Channel, pool: FramePool) -> IncomingLink:
+    """The link from the previous node, with as many receives posted as keep it busy: where something else than the
+    sender imposes the delay, the transport waits for the word that its message has a place to go."""
+    assert job.incoming is not None
+    if job.imposed == "node":
+        return IncomingLink(channel, pool)
+    states = (job.incoming, *job.incoming.changes)
+    under_way = max((state.rate or 0.0) / 8 * 2 * state.delay for state in states)
+    return IncomingLink(channel, pool, POSTED + min(MOST_POSTED, int(under_way / job.frame) + 1))
+
+
+def make_ring(
+    job: Job,
+    clock: Clock,
+    latency: float = 0.0,
+    closed: Callable[[float, float], None] | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> Ring:
     """The ring of a job's links, over a process group that this process has joined; it has shaken hands."""
     model = link_model(job)
     if model is None:
         return Ring(job.rank, job.world_size, clock)
     to_next, from_previous = channels(job, RING, group)
     pool = FramePool(job.frame)
-    outgoing = OutgoingLink(model, to_next, pool, clock, latency, imposed=job.imposed == "node")
+    outgoing = OutgoingLink(model, to_next, pool, clock, latency, closed, imposed=job.imposed == "node")
+    incoming = make_incoming(job, from_previous, pool)
     bare = channels(job, BARE, group) if job.bare else None
-    return Ring(job.rank, job.world_size, clock, outgoing, IncomingLink(from_previous, pool), pool, bare)
+    return Ring(job.rank, job.world_size, clock, outgoing, incoming, pool, bare)
 
 
 class Observer:

@@ -46,8 +46,11 @@ SETTINGS = {
     "ipv4/conf/default/rp_filter": "0",
     "ipv4/conf/all/send_redirects": "0",
     "ipv4/tcp_congestion_control": CONGESTION_CONTROL,
+    "ipv4/tcp_retries2": "255",
+    "ipv4/tcp_syn_retries": "127",
 }
-"""of every namespace; IPv6 would send on every link by itself"""
+"""of every namespace. IPv6 would send on every link by itself; TCP would take a closed window of a quarter of an hour
+for the end of a connection."""
 
 
 TUN_QUEUE = 1000

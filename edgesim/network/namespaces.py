@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, cast
 
 from edgesim.network import records
-from edgesim.network.plan import Applied, Built, Kernel, Plan, make_plan
+from edgesim.network.plan import ASIDE, DATA, Applied, Built, Kernel, Plan, make_plan
 from edgesim.network.records import Process, Record, RecordError
 from edgesim.topology.schema import Topology
 from node_agent.job import Entrance
@@ -78,6 +78,10 @@ class Network:
     def entrances(self) -> tuple[Entrance, ...]:
         """Of the nodes, in ring order."""
         return self.built.entrances
+
+    def inside(self, rank: int) -> dict[str, Any]:
+        """What the job of a node says of its place in the network."""
+        return {"imposed": "kernel", "interface": DATA, "aside": ASIDE, "entrance": self.entrances[rank]}
 
     @property
     def token(self) -> str:

@@ -180,7 +180,7 @@ def make_plan(topology: Topology, run: str, kernel: Kernel) -> Plan:
     problems: list[tuple[Keys, Refusal]] = []
     for index, link in enumerate(topology.links):
         source, target = link.between
-        forward, backward = link.settings(source, target), link.settings(target, source)
+        forward, backward = topology.link(source, target), topology.link(target, source)
         wire = Wire((ranks[source], ranks[target]), forward, backward, _means(forward, backward, kernel))
         wires.append(wire)
         problems += [(("links", index), refusal) for refusal in _refusals(wire, kernel)]

@@ -18,12 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from node_agent.job import LinkSettings, LinkState
+from node_agent.link_model import TCP_HEADERS
 
 MTU = 1500
 """bytes of the largest packet, IP header included"""
-
-TCP_HEADERS = 52
-"""bytes of each packet that IP and TCP with timestamps take"""
 
 ETHERNET = 14
 """bytes of an Ethernet header, which the kernel counts besides"""
@@ -133,17 +131,6 @@ def queue_bytes(settings: LinkSettings) -> int:
 def payload_rate(rate: float, overhead: int = 0) -> float:
     """bit/s of TCP payload that a link of `rate` carries in full packets."""
     return rate * (MTU - TCP_HEADERS) / (MTU + overhead)
-
-
-def expected(settings: LinkSettings) -> LinkSettings:
-    """The link as full TCP segments see it: what a node expects of its messages where the kernel imposes the link."""
-
-    def seen(state: LinkState) -> dict[str, Any]:
-        rate = None if state.rate is None else payload_rate(state.rate, settings.overhead)
-        return {"rate": rate, "jitter": 0.0, "loss": 0.0, "bursts": None}
-
-    changes = tuple(change.model_copy(update=seen(change)) for change in settings.changes)
-    return settings.model_copy(update={**seen(settings), "changes": changes, "overhead": 0, "queue": None})
 
 
 def limited(settings: LinkSettings) -> bool:

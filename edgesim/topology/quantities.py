@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,13 +39,16 @@ bps = bit / second
 Bps = byte / second
 percent = 0.01 = %
 watt = [power] = W
+metre = [length] = m
+radian = [angle] = rad
+degree = 0.01745329251994329576923690768 * radian = deg = °
 """
 
 LONGEST = 80
 LARGEST_EXPONENT = 99
 NUMBER_AND_UNIT = re.compile(
     r"\s*(?P<number>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE](?P<exponent>[+-]?[0-9]+))?)"
-    r"\s*(?P<unit>[A-Za-zµμ]+(?:\s*/\s*[A-Za-zµμ]+)?|%)?\s*"
+    r"\s*(?P<unit>[A-Za-zµμ]+(?:\s*/\s*[A-Za-zµμ]+)?|%|°)?\s*"
 )
 
 
@@ -162,6 +166,7 @@ _time = _formatter(
 )
 _bytes = _formatter((1, 1e3, "B"), (1e3, 1e3, "kB"), (1e6, 1e3, "MB"), (1e9, 1e3, "GB"), (1e12, 1e3, "TB"))
 _power = _formatter((1e-3, 1e3, "mW"), (1, 1e3, "W"), (1e3, 1e3, "kW"))
+_length = _formatter((1e-3, 1e3, "mm"), (1, 1e3, "m"), (1e3, 1e6, "km"))
 
 
 def format_rate(bits_per_second: float | None) -> str:
@@ -187,6 +192,16 @@ def format_fraction(fraction: float) -> str:
 def format_power(watts: float) -> str:
     """Four significant digits, "15 W"."""
     return _power(watts) if watts else "0 W"
+
+
+def format_length(metres: float) -> str:
+    """Four significant digits, "550 km"."""
+    return _length(metres) if metres else "0 m"
+
+
+def format_angle(radians: float) -> str:
+    """Six significant digits, "67.86 deg"."""
+    return f"{math.degrees(radians):.6g} deg"
 
 
 RATE = Kind(
@@ -225,6 +240,15 @@ SIZE = Kind(
 )
 FRACTION = Kind("a fraction", "0.1 %", "", ("%",), format_fraction, bare=True)
 POWER = Kind("a power", "15 W", "watt", ("W", "mW", "kW"), format_power)
+LENGTH = Kind("a length", "550 km", "metre", ("m", "km"), format_length, mistaken=(("KM", "km"), ("Km", "km")))
+ANGLE = Kind(
+    "an angle",
+    "53 deg",
+    "radian",
+    ("deg", "°", "rad"),
+    format_angle,
+    mistaken=(("d", "deg"),),
+)
 
 
 def parse_rate(value: object) -> float | None:
@@ -250,3 +274,13 @@ def parse_fraction(value: object) -> float:
 def parse_power(value: object) -> float:
     """W"""
     return parse(value, POWER)
+
+
+def parse_length(value: object) -> float:
+    """m"""
+    return parse(value, LENGTH)
+
+
+def parse_angle(value: object) -> float:
+    """rad"""
+    return parse(value, ANGLE)

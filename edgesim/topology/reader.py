@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
@@ -13,13 +14,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from edgesim.topology.fields import Quantity
+from edgesim.topology.constellation import Constellation
+from edgesim.topology.fields import MOMENT, Quantity
 from edgesim.topology.problems import Problem, Refusal, TopologyError, closest, dotted, listed, shown
 from edgesim.topology.schema import Topology
 from edgesim.topology.source import Keys, Source, read_text
 from node_agent.compression.settings import CATALOGUE, CompressorSettings
 
-__all__ = ["TopologyError", "place_of", "read"]
+__all__ = ["TopologyError", "place_of", "read", "read_constellation"]
 
 
 def read(
@@ -31,11 +33,34 @@ def read(
     every problem found.
     """
     file = Path(path)
-    source = _source(file, overrides, typed)
-    data = {"name": _name_of(file), **source.data}
+    return _topology(file, _source(file, overrides, typed), {})
+
+
+def read_constellation(
+    path: str | PathLike[str], overrides: Sequence[str] = ()
+) -> tuple[str, Constellation, list[tuple[str, str]] | None]:
+    """The name and the constellation of a file, and which of its bodies the file links; None if it names no nodes and
+    no links, and is of the constellation alone, however many satellites that has. Raises as `read`, and where there is
+    no constellation."""
+    file = Path(path)
+    source = _source(file, overrides, {})
+    alone = not any(source.data.get(key) for key in ("nodes", "ring", "links", "events"))
+    # One node, without a link, so that all other sections are checked.
+    topology = _topology(file, source, {"nodes": ["alone"]} if alone else {})
+    constellation = topology.constellation
+    if constellation is None:
+        refusal = Refusal("nothing", f"a mapping of {', '.join(Constellation.model_fields)}")
+        raise TopologyError([Problem(source.place(())[1], "constellation", refusal)])
+    if alone:
+        return topology.name, constellation, None
+    return topology.name, constellation, topology.orbital_links()
+
+
+def _topology(file: Path, source: Source, more: Mapping[str, Any]) -> Topology:
+    data = {"name": _name_of(file), **source.data, **more}
     found = list(source.problems)
     try:
-        topology = Topology.model_validate(data)
+        topology = Topology.model_validate(data, context={"folder": file.parent})
     except ValidationError as error:
         found += [_problem(detail, source) for detail in _own(error.errors())]
     if found:
@@ -191,4 +216,10 @@ LIMITS = {
     "min_length": "of at least",
     "max_length": "at most",
 }
-NOUNS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list"}
+NOUNS = {
+    datetime: f"a date and time in UTC such as '{MOMENT}'",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    tuple: "a list",
+}

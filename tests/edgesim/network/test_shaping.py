@@ -92,13 +92,3 @@ def test_netem_holds_what_is_under_way() -> None:
     assert netem.limit == 17579
     arguments = netem.arguments()
     assert (arguments["delay"], arguments["loss"]) == (300_000, 25.0), "microseconds and percent, as pyroute2 has them"
-
-
-def test_a_node_expects_the_payload_of_its_link() -> None:
-    change = Change(at=9, rate=3000.0, delay=0.2, loss=0.1)
-    seen = shaping.expected(link(rate=1500.0, delay=0.1, jitter=0.01, loss=0.1, changes=(change,)))
-    assert seen.rate == pytest.approx(1448.0)
-    assert (seen.delay, seen.jitter, seen.loss) == (0.1, 0.0, 0.0)
-    assert seen.changes[0].rate == pytest.approx(2896.0)
-    assert (seen.changes[0].at, seen.changes[0].delay, seen.changes[0].loss) == (9, 0.2, 0.0)
-    assert shaping.expected(link()).bare

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edgesim.topology.computing import boards
 from edgesim.topology.reader import read
 from node_agent.compression.settings import GCCSettings, NoneSettings, NSISettings
 
@@ -48,6 +49,19 @@ def test_lab_bench_is_slower_in_one_direction() -> None:
     there, back = read(FOLDER / "lab-bench-2.yaml").ring_links()
     assert (there.rate, back.rate) == (100e6, 20e6)
     assert there.delay == back.delay == 0.0003
+
+
+def test_the_shelf_has_four_boards_of_which_one_is_slow() -> None:
+    found = read(FOLDER / "jetson-shelf-4.yaml")
+    assert found.compute == "modelled"
+    peaks = {name: board.device.peak_flop_s(board.mode) for name, board in boards(found).items()}
+    assert peaks == {
+        "nano": 2 * 128 * 640e6,
+        "xavier": 2 * 384 * 1109.25e6,
+        "orin-nano": 2 * 1024 * 625e6,
+        "agx-orin": 2 * 2048 * 816e6,
+    }
+    assert peaks["agx-orin"] == pytest.approx(20 * peaks["nano"], rel=0.03)
 
 
 def test_single_node_has_no_links() -> None:

@@ -1,0 +1,92 @@
+"""Runs whose computing is modelled: nothing of the host enters them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgesim.results import load
+
+Write = Callable[..., Path]
+
+OF_THE_HOST = ("wall_s",)
+
+
+def run(file: Path, out: Path, *options: str) -> dict[str, Any]:
+    program = [sys.executable, "-c", "from edgesim.cli import main; main()"]
+    done = subprocess.run(
+        [*program, "run", str(file), "--out", str(out), "--no-figures", *options],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads((out / "summary.json").read_text())
+    return {key: value for key, value in found.items() if key not in OF_THE_HOST}
+
+
+def rows(out: Path, table: str) -> list[str]:
+    """In the order of steps and nodes: that of the file is the one in which they came."""
+    return sorted((out / table).read_text().splitlines())
+
+
+def burn() -> None:
+    while True:
+        sum(range(10_000))
+
+
+@contextmanager
+def busy() -> Iterator[None]:
+    hog = multiprocessing.get_context("spawn").Process(target=burn, daemon=True)
+    hog.start()
+    try:
+        yield
+    finally:
+        hog.kill()
+        hog.join()
+
+
+@pytest.fixture
+def file(write_topology: Write) -> Path:
+    """Everything at once that could bring a race to light: buckets, jitter, loss, rounds, boards of several kinds."""
+    path = write_topology(
+        3, "  compressor: {name: nsi, density: 0.1}\n  bucket: 4 kB\n", "{rate: 3 Mbit/s, jitter: 1 ms, loss: 1 %}"
+    )
+    boards = "nodes: [n0, {name: n1, mode: 7W}, {name: n2, device: jetson-tx2}]"
+    text = path.read_text().replace("nodes: [n0, n1, n2]", boards).replace("steps: 12", "steps: 4")
+    path.write_text(text.replace("defaults: {", "defaults: {node: {device: jetson-orin-nano-8gb}, "))
+    return path
+
+
+def test_the_same_seed_gives_the_same_times_bit_for_bit_however_busy_the_host_is(file: Path, tmp_path: Path) -> None:
+    quiet = run(file, tmp_path / "quiet")
+    with busy():
+        loaded = run(file, tmp_path / "loaded")
+    assert quiet["compute"] == "modelled"
+    assert quiet == loaded
+    for table in ("steps.csv", "links.csv"):
+        assert rows(tmp_path / "quiet", table) == rows(tmp_path / "loaded", table)
+
+    # The same steps take longer with half of the clusters at two thirds of the clock, and with slower memory.
+    of = load(tmp_path / "quiet").of_node
+    orin, slower, tx2 = (np.median(of(node)["compute_s"]) for node in ("n0", "n1", "n2"))
+    assert 0 < orin < slower < tx2
+    assert of("n0")["encode_s"].max() > 0
+
+    # At 15 W the board takes 4.8 W at rest and 12.5 W loaded; of n1 and n2 the power in their modes is not known.
+    computing = sum(of("n0")[f"{part}_s"].sum() for part in ("compute", "encode", "decode"))
+    power = pytest.approx(4.8 * of("n0")["duration_s"].sum() + 7.7 * computing)
+    assert quiet["energy_j"] == {"n0": power, "n1": None, "n2": None}
+    config = json.loads((tmp_path / "quiet" / "config.json").read_text())
+    assert "efficiency.compute" in config["boards"]["n0"]["unverified"]
+    assert config["boards"]["n1"]["mode"] == "7W"
