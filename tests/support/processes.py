@@ -1,4 +1,5 @@
-"""Runs a function on every node of a small ring, each in a process of its own, over real sockets."""
+"""Runs a function on every node of a small ring, each in a process of its own, over real sockets: of this host, or of
+namespaces whose links the kernel imposes."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import os
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from multiprocessing import connection
 from typing import Any
@@ -18,8 +19,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from edgesim.network.plan import ASIDE, DATA
+from edgesim.network.syscalls import enter
 from node_agent.clock import Clock, VirtualClock, WallClock
-from node_agent.job import LinkSettings
+from node_agent.job import Entrance, LinkSettings
 from node_agent.link import IncomingLink, OutgoingLink
 from node_agent.link_model import LinkModel, frame_bytes
 from node_agent.ring import Ring
@@ -32,9 +35,11 @@ LIMIT = 240.0
 class Place:
     """Where a function runs: its rank, the ring's size, and how to make a ring."""
 
-    def __init__(self, rank: int, size: int) -> None:
+    def __init__(self, rank: int, size: int, data: dist.ProcessGroup | None = None) -> None:
+        """`data` goes over links that the kernel imposes; None: nodes impose them."""
         self.rank = rank
         self.size = size
+        self._data = data
         self._tag = 0
 
     def clock(self, virtual: bool, factor: float = 0.0) -> Clock:
@@ -47,15 +52,14 @@ class Place:
         self._tag += 1
         following, previous = (self.rank + step) % self.size, (self.rank - step) % self.size
         settings = LinkSettings(source=str(self.rank), target=str(following), **link)
-        to_next = Channel(following, self._tag, settings.name, timeout)
-        from_previous = Channel(previous, self._tag, f"{previous}->{self.rank}", timeout)
-        handshake = Handshake(
-            self.rank, self.size, *(dataclasses.replace(one, tag=0) for one in (to_next, from_previous))
-        )
+        to_next = Channel(following, self._tag, settings.name, timeout, self._data)
+        from_previous = Channel(previous, self._tag, f"{previous}->{self.rank}", timeout, self._data)
+        aside = (dataclasses.replace(one, tag=0, group=None) for one in (to_next, from_previous))
+        handshake = Handshake(self.rank, self.size, *aside)
         pool = FramePool(frame_bytes([settings]))
         model = LinkModel(settings, np.random.default_rng([1, self.rank]))
         outgoing, incoming = (
-            OutgoingLink(model, to_next, pool, clock, handshake.latency),
+            OutgoingLink(model, to_next, pool, clock, handshake.latency, imposed=self._data is None),
             IncomingLink(from_previous, pool),
         )
         rank = self.rank if step == 1 else -self.rank % self.size
@@ -68,8 +72,12 @@ class Place:
         return Ring(rank, self.size, clock, outgoing, incoming, pool, bare)
 
 
-def on_nodes(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `function(place, *arguments)` returns on each node; raises what the first failing one raised."""
+def on_nodes(
+    size: int, function: Callable[..., Any], *arguments: Any, entrances: Sequence[Entrance] | None = None
+) -> list[Any]:
+    """What `function(place, *arguments)` returns on each node; raises what the first failing one raised.
+
+    `entrances` are those of a network's nodes; None: this host's own network."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["processes", "node_agent.worker"])
     with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +86,7 @@ def on_nodes(size: int, function: Callable[..., Any], *arguments: Any) -> list[A
             receiving, sending = context.Pipe(duplex=False)
             process = context.Process(
                 target=_main,
-                args=(rank, size, f"file://{folder}/rendezvous", function, arguments, sending),
+                args=(rank, size, f"file://{folder}/rendezvous", function, arguments, sending, entrances),
                 daemon=True,
             )
             process.start()
@@ -104,15 +112,26 @@ def on_nodes(size: int, function: Callable[..., Any], *arguments: Any) -> list[A
 
 
 def _main(
-    rank: int, size: int, rendezvous: str, function: Callable[..., Any], arguments: tuple[Any, ...], sending: Any
+    rank: int,
+    size: int,
+    rendezvous: str,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    sending: Any,
+    entrances: Sequence[Entrance] | None,
 ) -> None:
     torch.set_num_threads(1)
-    os.environ.update(TORCH_GLOO_LAZY_INIT="1", GLOO_SOCKET_IFNAME="lo")
+    os.environ.update(TORCH_GLOO_LAZY_INIT="1", GLOO_SOCKET_IFNAME="lo" if entrances is None else ASIDE)
     try:
-        dist.init_process_group(
-            "gloo", init_method=rendezvous, rank=rank, world_size=size, timeout=timedelta(seconds=LIMIT)
-        )
-        outcome = (False, function(Place(rank, size), *arguments))
+        if entrances is not None:
+            enter(entrances[rank].network, entrances[rank].user)
+        timeout = timedelta(seconds=LIMIT)
+        dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=size, timeout=timeout)
+        data = None
+        if entrances is not None:
+            os.environ["GLOO_SOCKET_IFNAME"] = DATA
+            data = dist.new_group(backend="gloo", timeout=timeout)
+        outcome = (False, function(Place(rank, size, data), *arguments))
     except Exception:
         outcome = (True, traceback.format_exc())
     content = io.BytesIO()  # tensors sent as they are would share memory with a process that is about to end
