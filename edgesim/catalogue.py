@@ -1,4 +1,4 @@
-"""What compressors there are, for people and for scripts. Free of torch."""
+"""What compressors and named links there are, for people and for scripts. Free of torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgesim.topology.presets import load
 from node_agent.compression.settings import CATALOGUE
 
 _HOW = {"aligned": "ring all-reduce", "private": "ring all-gather"}
@@ -41,6 +42,39 @@ def render() -> RenderableType:
                 table.add_row(f"    {key}", str(value.get("default")), _range(value), value.get("description", ""))
         parts += [table, Text("")]
     return Group(*parts)
+
+
+def presets() -> list[dict[str, Any]]:
+    """One entry per named link: properties of both directions, what it is, its source, and figures without one."""
+    return [
+        {
+            "name": name,
+            "about": preset.about,
+            "forward": preset.forward,
+            "reverse": {**preset.forward, **preset.reverse},
+            "source": preset.source,
+            "unverified": list(preset.unverified),
+        }
+        for name, preset in load().items()
+    ]
+
+
+def render_presets() -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    table.add_row(*(Text(heading, style="bold") for heading in ("preset", "rate", "back", "delay", "what, and source")))
+    for entry in presets():
+        forward, reverse = entry["forward"], entry["reverse"]
+        cells = (
+            _figure(forward["rate"], "forward.rate" in entry["unverified"]),
+            _figure(reverse["rate"], {"forward.rate", "reverse.rate"} & {*entry["unverified"]}),
+            _figure(forward["delay"], "forward.delay" in entry["unverified"]),
+        )
+        table.add_row(entry["name"], *cells, Text.assemble(f"{entry['about']}\n", (entry["source"], "dim")))
+    return Group(table, Text("\n* a usual value, for which no source was read"))
+
+
+def _figure(value: str, unverified: object) -> str:
+    return f"{value} *" if unverified else value
 
 
 def _range(value: dict[str, Any]) -> str:

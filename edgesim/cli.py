@@ -82,6 +82,9 @@ def run(
     ] = None,
     links: Annotated[str | None, typer.Option(metavar="userspace", help="how links are imposed")] = None,
     clock: Annotated[str | None, typer.Option(metavar="wall|virtual", help="whether nodes wait for links")] = None,
+    allow_deviation: Annotated[
+        bool, typer.Option("--allow-deviation", help="run also where links miss their tolerance, and record it")
+    ] = False,
     figures: Annotated[bool, typer.Option(help="draw figures")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print nothing but errors")] = False,
     as_json: Json = False,
@@ -98,7 +101,7 @@ def run(
     from node_agent.workloads.formats import SceneError
 
     console = _as_wide_as_needed(Terminal, stderr=as_json)
-    options = dict(_options(compressor or [], seed, links, clock))
+    options = dict(_options(compressor or [], seed, links, clock, allow_deviation))
     overrides = [*options, *(settings or ())]
     try:
         topology = read(file, overrides, options)
@@ -116,7 +119,8 @@ def run(
                 console.print(line, highlight=False)
 
         def watch(title: str) -> Progress:
-            return Progress(console, title, list(topology.ring), topology.training.steps, quiet)
+            virtual = topology.emulation.clock == "virtual"
+            return Progress(console, title, list(topology.ring), topology.training.steps, quiet, virtual)
 
         runs = run_all(experiment, folder, LocalFleet(), watch)
     except RunFolderError as error:
@@ -181,6 +185,70 @@ def show(
             figures.save(figures.draw_topology(topology.ring, topology.directed_links()), png)
         except (OSError, ValueError) as error:
             _fail(f"{png}: {error}", BAD_INPUT)
+
+
+@app.command()
+def links(
+    file: File,
+    settings: Set = None,
+    how: Annotated[str | None, typer.Option("--links", metavar="userspace", help="how links are imposed")] = None,
+    at: Annotated[str, typer.Option(metavar="TIME", help="as they are at this moment of the run's clock")] = "0 s",
+    samples: Annotated[int, typer.Option(min=8, max=100_000, help="single messages a direction")] = 60,
+    png: Annotated[Path | None, typer.Option(help="draw it into this file as well", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure every link of FILE, both ways: requested, applied and measured rate, delay, jitter and loss."""
+    from edgesim import proof
+    from edgesim.fleet.base import NodeFailure
+    from edgesim.fleet.local import LocalFleet
+    from edgesim.topology.quantities import QuantityError, parse_time
+    from edgesim.topology.reader import TopologyError, read
+    from node_agent.job import ProbeSettings
+
+    options = dict(_options([], links=how))
+    overrides = [*options, *(settings or ())]
+    try:
+        topology = read(file, overrides, options)
+        moment = parse_time(at)
+    except TopologyError as error:
+        _refuse(_problems(error, file, overrides))
+    except QuantityError as error:
+        _fail(f"--at: {error}", BAD_INPUT)
+    tolerance = topology.emulation.tolerance
+    probe = ProbeSettings(samples=samples, budget=30.0, burst_time=1.0, tolerance=tolerance, binding=False)
+    proofs: list[proof.Proof] = []
+    try:
+        for pair in proof.prove(topology, LocalFleet, probe, moment):
+            proofs += pair
+            if not as_json:
+                names = " and ".join(one.requested.name for one in pair)
+                typer.echo(f"measured {names} ({len(proofs)} of {2 * len(topology.links)})", err=True)
+    except NodeFailure as error:
+        _fail(str(error), FAILED)
+    if as_json:
+        typer.echo(json.dumps([one.as_json() for one in proofs], indent=2))
+    else:
+        _console().print(proof.render(proofs, tolerance))
+    if png is not None and proofs:
+        from edgesim import figures
+
+        try:
+            figures.save(figures.draw_deviation(proofs, tolerance), png)
+        except (OSError, ValueError) as error:
+            _fail(f"{png}: {error}", BAD_INPUT)
+    if any(one.deviations for one in proofs):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def presets(as_json: Json = False) -> None:
+    """List the named links: rate and delay of each direction, and where they come from."""
+    from edgesim import catalogue
+
+    if as_json:
+        typer.echo(json.dumps(catalogue.presets(), indent=2, ensure_ascii=False))
+    else:
+        _console().print(catalogue.render_presets())
 
 
 @app.command()
@@ -256,7 +324,11 @@ def devices(as_json: Json = False) -> None:
 
 
 def _options(
-    compressors: list[str], seed: int | None, links: str | None, clock: str | None
+    compressors: list[str],
+    seed: int | None = None,
+    links: str | None = None,
+    clock: str | None = None,
+    allow_deviation: bool = False,
 ) -> Iterable[tuple[str, str]]:
     """What options other than --set stand for, each with what was typed."""
     if compressors:
@@ -270,6 +342,8 @@ def _options(
     for option, path, value in others:
         if value is not None:
             yield f"{path}={value}", f"--{option} {value}"
+    if allow_deviation:
+        yield "emulation.allow_deviation=true", "--allow-deviation"
 
 
 def _problems(error: ValueError, file: Path, overrides: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgesim.topology.quantities import format_rate, format_time
-from node_agent.events import Event, Finished, Observation, Started, Step
+from node_agent.events import Event, Finished, Observation, Paused, Probed, Started, Step, Waiting
 
 PLAIN_LINES = 10
 """lines per run where the output is no terminal"""
@@ -43,11 +43,14 @@ class Terminal(Console):
 class Progress:
     """Watches one run. Use as a context manager; call with every event."""
 
-    def __init__(self, console: Console, title: str, nodes: list[str], steps: int, quiet: bool = False) -> None:
+    def __init__(
+        self, console: Console, title: str, nodes: list[str], steps: int, quiet: bool = False, virtual: bool = False
+    ) -> None:
         self._console = console
         self._title = title
         self._nodes = nodes
         self._steps = steps
+        self._virtual = virtual
         self._state = "starting the nodes"
         self._steps_done = dict.fromkeys(nodes, 0)
         self._losses: dict[str, float] = {}
@@ -75,15 +78,30 @@ class Progress:
             self._live.stop()
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Started):
+        if isinstance(event, Probed):
+            self._state = "measuring the links"
+            for missed in event.deviations if not self._quiet else ():
+                self._console.print(f"  link {event.link}: {missed}", style="yellow", highlight=False)
+        elif isinstance(event, Started):
             self._state = "agreeing on the scene's statistics"
         elif isinstance(event, Observation) and event.step == 0:
             self._state = "training"
             self._began = time.monotonic()
+        elif isinstance(event, Waiting):
+            self._wait(event)
+        elif isinstance(event, Paused):
+            if not self._quiet:
+                self._console.print(f"  {event.node}: pauses for {format_time(event.seconds)}", highlight=False)
         elif isinstance(event, Finished):
             self._state = "finishing"
         elif isinstance(event, Step):
             self._take(event)
+
+    def _wait(self, event: Waiting) -> None:
+        """Under the virtual clock nobody waits, and there would be a line for every closure of every link."""
+        if not self._virtual and not self._quiet:
+            length = format_time(event.until_s - event.time_s)
+            self._console.print(f"  {event.link}: no contact, waits {length}", highlight=False)
 
     def _take(self, step: Step) -> None:
         self._steps_done[step.node] = step.step
@@ -91,7 +109,8 @@ class Progress:
         self._clock = max(self._clock, step.time_s)
         self._step_time = step.duration_s
         if step.duration_s > 0:
-            sent = 8 * (step.sent.message_bytes + step.sent.retransmitted_bytes) / step.duration_s
+            octets = step.sent.message_bytes + step.sent.retransmitted_bytes + step.sent.framing_bytes
+            sent = 8 * octets / step.duration_s
             self._rates[step.node] = (sent, min(1.0, step.sent.busy_s / step.duration_s))
         if self._live is None and not self._quiet and self._done * PLAIN_LINES // self._steps > self._printed:
             self._printed = self._done * PLAIN_LINES // self._steps

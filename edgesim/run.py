@@ -22,10 +22,11 @@ from edgesim.fleet.base import Fleet, NodeFailure
 from edgesim.results import Run, RunFolder, RunFolderError, load
 from edgesim.summary import summarise
 from edgesim.topology.computing import boards
+from edgesim.topology.events import pauses
 from edgesim.topology.schema import Topology
 from node_agent.compression.settings import CompressorSettings
 from node_agent.events import Event, Observation, Step
-from node_agent.job import BackgroundSettings, Job, SceneSettings
+from node_agent.job import BackgroundSettings, Job, ProbeSettings, SceneSettings
 from node_agent.link_model import frame_bytes, patience
 from node_agent.workloads import detection
 from node_agent.workloads.formats import SceneError
@@ -96,6 +97,13 @@ class Experiment:
         frame = frame_bytes(links.values())
         modelled = boards(topology)
         factors = {node.name: node.compute_factor for node in topology.nodes}
+        bare = topology.emulation.clock == "wall" and all(link.bare for link in links.values())
+        probe = None
+        if topology.emulation.clock == "wall" and links and not bare:
+            emulation = topology.emulation
+            probe = ProbeSettings(tolerance=emulation.tolerance, binding=not emulation.allow_deviation)
+        silence = topology.emulation.timeout + sum(patience(link, frame) for link in links.values())
+        silence += sum(pause.end - pause.start for name in names for pause in pauses(topology.events, name))
         cuts = [self.scene.shape[0] * i // len(names) for i in range(len(names) + 1)]
         return [
             Job(
@@ -107,12 +115,14 @@ class Experiment:
                 clock=topology.emulation.clock,
                 compute_factor=factors[name],
                 roofline=modelled[name].device.roofline(modelled[name].mode) if name in modelled else None,
+                pauses=pauses(topology.events, name),
                 outgoing=links.get(name),
                 incoming=incoming.get(name),
                 frame=frame,
-                bare=topology.emulation.clock == "wall" and all(link.bare for link in links.values()),
+                bare=bare,
                 rendezvous=rendezvous,
-                timeout=topology.emulation.timeout + sum(patience(link, frame) for link in links.values()),
+                probe=probe,
+                timeout=silence,
                 compressor=compressor,
                 bucket_bytes=training.bucket,
                 workload=BackgroundSettings(

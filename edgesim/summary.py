@@ -72,6 +72,9 @@ def summarise(
         "bytes_retransmitted": {
             source: int(np.nansum(run.of_link(source, target)["retransmitted_bytes"])) for source, target in run.ring
         },
+        "bytes_framing": {
+            source: int(np.nansum(run.of_link(source, target)["framing_bytes"])) for source, target in run.ring
+        },
         "bytes_setup": {
             node: Sent(**started[node]["sent"]).message_bytes if node in started else None for node in nodes
         },
@@ -86,10 +89,14 @@ def summarise(
         },
         "link_utilisation": {},
         "links": {},
+        "deviations": [
+            f"link {event['link']}: {missed}" for event in run.events_of("probed") for missed in event["deviations"]
+        ],
         "energy_j": _energy(run, rows),
         "params_sha256": digests.pop() if len(digests) == 1 and agree else None,
         "nodes_agree": agree,
     }
+    probed = {event["link"]: event for event in run.events_of("probed")}
     for source, target in run.ring:
         name, link = f"{source}->{target}", run.of_link(source, target)
         summary["link_utilisation"][name] = _ratio(float(link["busy_s"].sum()), _last(link["time_s"]))
@@ -97,6 +104,7 @@ def summarise(
         summary["links"][name] = {
             "requested": as_si(asked) if asked else None,
             "applied": as_si(LinkSettings.model_validate(applied)) if applied else None,
+            "probed": probed[name]["found"] if name in probed else None,
             "measured": measured(link),
         }
     content: dict[str, Any] = plain(summary)
@@ -146,15 +154,19 @@ def _mended(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 def measured(link: Columns) -> dict[str, float | None]:
     """What a link really gave, from its rows (`Run.of_link`).
 
-    `rate_bit_s` is that of back-to-back messages, `delay_s` the mean one-way delay of messages that were awaited, and
-    `loss` the share of the bytes on the wire that were sent again.
+    `rate_bit_s` is that of back-to-back messages, `delay_s` the mean one-way delay of messages that were awaited,
+    `jitter_s` its standard deviation, and `loss` the share of the bytes on the wire that were sent again.
     """
     samples = np.nan_to_num(link["delay_samples"])
     delays = np.nan_to_num(link["delay_s"])
+    mean = _ratio(float((delays * samples).sum()), float(samples.sum()))
+    squares = samples * ((delays - (mean or 0.0)) ** 2 + np.nan_to_num(link["delay_sd_s"]) ** 2)
+    variance = _ratio(float(squares.sum()), float(samples.sum()))
     wire = sum(float(np.nansum(link[f"{part}_bytes"])) for part in ("payload", "header", "retransmitted"))
     return {
         "rate_bit_s": _ratio(float(np.nansum(link["rate_bits"])), float(np.nansum(link["rate_s"]))),
-        "delay_s": _ratio(float((delays * samples).sum()), float(samples.sum())),
+        "delay_s": mean,
+        "jitter_s": None if variance is None else variance**0.5,
         "loss": _ratio(float(np.nansum(link["retransmitted_bytes"])), wire),
     }
 
@@ -188,6 +200,11 @@ def as_si(link: LinkSettings) -> dict[str, Any]:
         "rate_bit_s": link.rate,
         "delay_s": link.delay,
         "jitter_s": link.jitter,
+        "jitter_kind": link.jitter_kind,
         "loss": link.loss,
+        "bursts": link.bursts.model_dump() if link.bursts else None,
+        "queue_bytes": link.queue,
+        "overhead_bytes": link.overhead,
         "schedule": [[window.start, window.end] for window in link.schedule] if link.schedule else None,
+        "changes": len(link.changes),
     }

@@ -8,10 +8,13 @@ where one thread's work depends on another's, the later one waits until the othe
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Protocol
+
+from node_agent.job import Window
 
 
 class Clock(Protocol):
@@ -69,17 +72,20 @@ class WallClock:
 
 
 class VirtualClock:
-    """Advanced by this thread's own CPU time, times `factor`, and by what it waits for; never sleeps.
+    """Advanced by this thread's own CPU time, times `factor`, by what it waits for, and by `pauses` in which the node
+    computes nothing (ascending); never sleeps.
 
     The host may be as busy as it likes: only the processor time that the thread itself consumed counts.
     """
 
     virtual = True
 
-    def __init__(self, factor: float = 1.0, start: float = 0.0) -> None:
+    def __init__(self, factor: float = 1.0, start: float = 0.0, pauses: Sequence[Window] = ()) -> None:
         if factor < 0:
             raise ValueError(f"the compute factor is at least 0, found {factor}")
         self._factor = factor
+        self._pauses = pauses
+        self._to_come = deque(pauses)
         self._offset = start - self._computed()
         self._stops = _Once()
 
@@ -88,13 +94,22 @@ class VirtualClock:
         return self._factor * time.thread_time()
 
     def now(self) -> float:
-        return self._offset + self._computed()
+        moment = self._offset + self._computed()
+        while self._to_come and self._to_come[0].start < moment:
+            # What was left to compute when the pause began is computed after it.
+            pause = self._to_come.popleft()
+            self._offset += pause.end - pause.start
+            moment += pause.end - pause.start
+        return moment
 
     def wait_until(self, moment: float) -> None:
-        self._offset += max(0.0, moment - self.now())
+        now = self.now()
+        while moment > now and self._to_come and self._to_come[0].start <= moment:
+            moment = max(moment, self._to_come.popleft().end)  # a pause that waiting outlasts costs nothing
+        self._offset += max(0.0, moment - now)
 
     def fork(self) -> VirtualClock:
-        return VirtualClock(self._factor)
+        return VirtualClock(self._factor, pauses=self._pauses)
 
     def counting(self) -> AbstractContextManager[object]:
         return nullcontext()
@@ -129,15 +144,15 @@ class ModelledClock(VirtualClock):
     The same program shows the same times on it, bit for bit. Threads of one node do not slow one another down.
     """
 
-    def __init__(self, work: Counted) -> None:
+    def __init__(self, work: Counted, pauses: Sequence[Window] = ()) -> None:
         self._work = work
-        super().__init__()
+        super().__init__(pauses=pauses)
 
     def _computed(self) -> float:
         return self._work.seconds
 
     def fork(self) -> ModelledClock:
-        return ModelledClock(self._work.fresh())
+        return ModelledClock(self._work.fresh(), self._pauses)
 
     def counting(self) -> AbstractContextManager[object]:
         return self._work

@@ -25,6 +25,8 @@ class Sent:
     """time that messages waited for the link to become free, summed over messages"""
     closed_s: float = 0.0
     """time that messages waited for a contact window, summed over messages"""
+    framing_bytes: int = 0
+    """what the packets took besides what they carry, where the link's overhead is modelled"""
 
     @property
     def message_bytes(self) -> int:
@@ -50,6 +52,8 @@ class Received:
     """bits that arrived in back-to-back messages, and"""
     rate_s: float = 0.0
     """the time in which they arrived: rate_bits / rate_s is the measured rate, 0/0 where there was no burst"""
+    delay_sd_s: float | None = None
+    """standard deviation of the delays"""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,36 @@ class StepParts:
     wait: float
     transfer: float
     decode: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a probe found of a link."""
+
+    rate_bit_s: float | None
+    """of messages back to back; None: none was seen for long enough"""
+    delay_s: float | None
+    """median one-way delay of single messages; None: no sample"""
+    jitter_s: float | None
+    """standard deviation of the same"""
+    samples: int
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The links of a node, measured before training."""
+
+    rank: int
+    node: str
+    link: str
+    """the incoming one"""
+    found: Measured
+    sent: Sent
+    """on the outgoing one, and"""
+    applied: LinkSettings
+    """what this node imposes on that, read back from the model that does it"""
+    deviations: tuple[str, ...] = ()
+    """in words; beyond the tolerance"""
 
 
 @dataclass(frozen=True)
@@ -78,6 +112,28 @@ class Started:
     """what this node would put on its link per step to average all gradients uncompressed, headers included"""
     link: LinkSettings | None = None
     """what the node imposes on its outgoing link, read back from the model that does it"""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A message met a closed link and waits for contact; told once a closure."""
+
+    rank: int
+    node: str
+    link: str
+    time_s: float
+    """the run's clock when the message was ready"""
+    until_s: float
+    """when the contact begins, by the same clock"""
+
+
+@dataclass(frozen=True)
+class Paused:
+    """The node computes nothing from now on: whoever started its process stops it, and lets it go on afterwards."""
+
+    rank: int
+    node: str
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -144,5 +200,5 @@ class Finished:
     """number of trained values"""
 
 
-Event = Union[Started, Step, Telemetry, Observation, Fault, Finished]  # noqa: UP007
+Event = Union[Probed, Started, Waiting, Paused, Step, Telemetry, Observation, Fault, Finished]  # noqa: UP007
 Emit = Callable[[Event], None]

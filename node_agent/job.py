@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Annotated, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -86,12 +87,18 @@ class LinkSettings(LinkState):
 
     def state_at(self, moment: float) -> LinkState:
         """What holds at `moment`, s by the run's clock."""
-        state: LinkState = self
-        for change in self.changes:
-            if change.at > moment:
-                break
-            state = change
-        return state
+        past = bisect_right(self.changes, moment, key=lambda change: change.at)
+        return self.changes[past - 1] if past else self
+
+
+class ProbeSettings(Settings):
+    """How links are measured before a run depends on them."""
+
+    samples: int = Field(default=20, ge=1, description="single messages, as far as the budget goes")
+    budget: float = Field(default=2.0, description="longest time for them, s")
+    burst_time: float = Field(default=0.4, description="length of the burst for the rate, s")
+    tolerance: float = Field(default=0.05, description="share by which a link may miss what was asked of it")
+    binding: bool = Field(default=True, description="whether a link that misses more ends the run, or is recorded only")
 
 
 class Roofline(Settings):
@@ -146,6 +153,7 @@ class Job(Settings):
         default=None,
         description="virtual clock: what the node's board reaches; None: CPU time measured here counts",
     )
+    pauses: tuple[Window, ...] = Field(default=(), description="when the node computes nothing, ascending")
     outgoing: LinkSettings | None = Field(description="the link to the next node of the ring; None if alone")
     incoming: LinkSettings | None = Field(description="the link from the previous node; None if alone")
     frame: int = Field(
@@ -156,10 +164,13 @@ class Job(Settings):
     )
     rendezvous: str = Field(description="init_method of torch.distributed: file:///path or tcp://host:port")
     interface: str = Field(default="lo", description="network interface of the data plane")
+    probe: ProbeSettings | None = Field(default=None, description="links are measured first; None: they are not")
     timeout: float = Field(default=60.0, description="longest silence from a neighbour, beyond its link's own time, s")
     compressor: AnyCompressorSettings
     bucket_bytes: int = Field(default=25 * 2**20, description="gradients gathered before an exchange starts")
-    workload: WorkloadSettings
+    workload: WorkloadSettings | None = Field(
+        default=None, description="None: links are measured, and nothing is trained"
+    )
     evaluate_every: int = Field(default=0, description="steps between observations; 0: only first and last")
     telemetry_interval: float = Field(default=1.0, description="s between samples of CPU and memory")
 
@@ -167,6 +178,8 @@ class Job(Settings):
     def _consistent(self) -> Job:
         if self.rank >= len(self.nodes):
             raise ValueError(f"rank: found {self.rank}, allowed 0 to {len(self.nodes) - 1}")
+        if self.workload is None and self.probe is None:
+            raise ValueError("workload, probe: at least one of them is needed")
         if any((link is None) != (len(self.nodes) == 1) for link in (self.outgoing, self.incoming)):
             raise ValueError("outgoing, incoming: both are needed by two nodes or more, and allowed only there")
         return self

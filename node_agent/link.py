@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from node_agent.clock import Clock, WallClock, sleep_until
@@ -26,15 +27,26 @@ POSTED = 8
 
 
 class OutgoingLink:
-    """Sends messages to one neighbour through a `LinkModel`. `send` never blocks on the link; `flush` does not
-    return before the transport has taken everything that needs no holding back."""
+    """Sends messages to one neighbour through a `LinkModel`. `send` waits only for room in the link's queue; `flush`
+    does not return before the transport has taken everything that needs no holding back. `closed` is told, once a
+    closure, that a message met a closed link: when it was ready and when the contact begins, s by the run's clock."""
 
-    def __init__(self, model: LinkModel, channel: Channel, pool: FramePool, clock: Clock, latency: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: LinkModel,
+        channel: Channel,
+        pool: FramePool,
+        clock: Clock,
+        latency: float = 0.0,
+        closed: Callable[[float, float], None] | None = None,
+    ) -> None:
         self.model = model
         self.sent = Sent()
         self._channel = channel
         self._pool = pool
         self._in_flight: deque[tuple[dist.Work, Frame]] = deque()
+        self._closed = closed
+        self._opened: float | None = None
         self._line: DelayLine | None = None
         if isinstance(clock, WallClock) and not model.settings.bare:
             self._line = DelayLine(channel, pool, latency)
@@ -42,8 +54,12 @@ class OutgoingLink:
     def send(self, frame: Frame, clock: Clock) -> None:
         """Send a filled frame; it belongs to the link from now on."""
         nbytes = HEADER_BYTES + frame.length
-        t = self.model.transmit(nbytes, clock.now())
-        self.sent += Sent(1, frame.length, HEADER_BYTES, t.retransmitted, t.busy, t.queued, t.closed)
+        now = clock.now()
+        t = self.model.transmit(nbytes, now)
+        self.sent += Sent(1, frame.length, HEADER_BYTES, t.retransmitted, t.busy, t.queued, t.closed, t.framing)
+        if t.opened is not None and t.opened != self._opened and self._closed is not None:
+            self._closed(now + t.queued, t.opened)
+            self._opened = t.opened
         ended, arrival = t.ended, t.arrival
         if isinstance(clock, WallClock):
             ended, arrival = clock.host(ended), clock.host(arrival)
@@ -52,6 +68,7 @@ class OutgoingLink:
             self._line.hold(frame, arrival)
         else:
             self._in_flight.append((self._channel.send(frame.on_the_wire), frame))
+        clock.wait_until(t.accepted)
 
     def flush(self) -> None:
         while self._in_flight:

@@ -1,18 +1,22 @@
 """The link model: what a link does to a message. Pure: it computes times and never waits; free of torch.
 
-A message of n bytes leaves when the link is free, occupies it for 8 n / rate, arrives delay + jitter later, is
-retransmitted where packets of it are lost, and waits while no contact is scheduled.
+A message of n bytes leaves when the link is free, occupies it for 8 n / rate (framing apart), arrives delay + jitter
+later, is retransmitted where packets of it are lost, and waits while no contact is scheduled.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from node_agent.job import FRAME, LinkSettings, Window
+from node_agent.impairments import Jitter, Losses
+from node_agent.job import FRAME, LinkSettings, LinkState
+from node_agent.timeline import Passage, Timeline
 
 PACKET = 1500
 """bytes; what is lost and sent again as a unit"""
@@ -39,81 +43,120 @@ class Transmission:
     ended: float
     """when the last bit had left"""
     arrival: float
+    accepted: float
+    """when the link's queue had room for all of it: its sender waits until then"""
     busy: float
     queued: float
     closed: float
     retransmitted: int
     """bytes"""
+    framing: int
+    """bytes of overhead"""
     back_to_back: bool
     """whether it followed the message before it without a gap"""
+    opened: float | None = None
+    """when the contact began for which it had to wait; None: it met no closed link"""
 
 
 class LinkModel:
     """One direction of a link, message after message. Pure: it computes times and never waits.
 
-    `settings.loss` is the probability that a packet of 1,500 bytes is lost; the receiver asks again for what is
-    missing, so that each round of retransmission costs a round trip, and later messages queue behind it (no
-    reordering). Jitter is normal, its standard deviation `settings.jitter`; arrivals keep their order.
+    Losses are of packets of 1,500 bytes; the receiver asks again for what is missing, so that each round of
+    retransmission costs a round trip, and later messages queue behind it. Arrivals keep their order, also under jitter:
+    what the messages carry is a stream. What a message loses is decided when it is ready, its delay when its last bit
+    leaves.
     """
 
     def __init__(self, settings: LinkSettings, generator: np.random.Generator) -> None:
         self.settings = settings
-        self._generator = generator
-        self._free = 0.0
         self.last_arrival = 0.0
         """when everything sent so far will have arrived, s"""
+        self._generator = generator
+        self._timeline = Timeline(settings)
+        self._losses = Losses(settings)
+        self._jitter = Jitter(settings.jitter_kind)
+        self._free = 0.0
+        self._waiting: deque[tuple[float, int]] = deque()
+        self._backlog = 0
 
     def transmit(self, nbytes: int, now: float) -> Transmission:
         """Send `nbytes` at time `now`.
 
-        Raises LinkError if the contact windows end before the message is through.
+        Raises LinkError if the contact windows end before the message is through, or keep it waiting for longer than
+        the link's deadline.
         """
         s = self.settings
         ready = max(now, self._free)
-        retransmitted, rounds = self._lose(nbytes)
-        busy = 0.0 if s.rate is None else 8 * (nbytes + retransmitted) / s.rate
-        ended = through_windows(s.schedule, ready, busy)
-        if ended is None:
-            raise LinkError(
-                f"link {s.name}: a message of {nbytes} bytes, ready at {ready:.3f} s, needs {busy:.3f} s of contact, "
-                f"more than is left: the last contact window ends at {s.schedule[-1].end if s.schedule else 0.0:.3f} s"
-            )
-        delay = s.delay + rounds * 2 * s.delay
-        if s.jitter:
-            delay = max(0.0, delay + s.jitter * float(self._generator.standard_normal()))
-        arrival = max(ended + delay, self.last_arrival)
-        following = self._free >= now and ended == ready + busy
-        self._free, self.last_arrival = ended, arrival
-        closed = 0.0 if s.schedule is None else max(0.0, ended - ready - busy)
-        return Transmission(ended, arrival, busy, ready - now, closed, retransmitted, following)
+        state = s.state_at(ready)
+        retransmitted, rounds = self._lose(nbytes, state)
+        framing = s.overhead * (packets(nbytes) + -(-retransmitted // PACKET))
+        passage = self._timeline.through(8 * (nbytes + retransmitted + framing), ready)
+        self._keep_to_windows(nbytes, ready, passage)
+        assert passage is not None
+        state = s.state_at(passage.ended)
+        delay = state.delay * (1 + 2 * rounds)
+        if state.jitter:
+            delay = max(0.0, delay + state.jitter * self._jitter.sample(self._generator))
+        arrival = max(passage.ended + delay, self.last_arrival)
+        following = self._free >= now and not passage.paused
+        self._free, self.last_arrival = passage.ended, arrival
+        return Transmission(
+            ended=passage.ended,
+            arrival=arrival,
+            accepted=self._queue(nbytes, now, passage.ended),
+            busy=passage.busy,
+            queued=ready - now,
+            closed=max(0.0, passage.ended - ready - passage.busy) if passage.paused else 0.0,
+            retransmitted=retransmitted,
+            framing=framing,
+            back_to_back=following,
+            opened=passage.opened if passage.paused else None,
+        )
 
-    def _lose(self, nbytes: int) -> tuple[int, int]:
+    def _keep_to_windows(self, nbytes: int, ready: float, passage: Passage | None) -> None:
+        s = self.settings
+        message = f"link {s.name}: a message of {nbytes} bytes, ready at {ready:.3f} s,"
+        if passage is None:
+            last = s.schedule[-1].end if s.schedule else 0.0
+            raise LinkError(f"{message} finds too little contact left: the last contact window ends at {last:.3f} s")
+        waits = passage.ended - ready - passage.busy
+        if s.deadline is not None and passage.paused and waits > s.deadline:
+            raise LinkError(
+                f"{message} would wait {waits:.3f} s for contact, until {passage.opened:.3f} s, longer than the "
+                f"link's deadline of {s.deadline:g} s"
+            )
+
+    def _queue(self, nbytes: int, now: float, ended: float) -> float:
+        """Take the message into the queue; when its last byte finds room there."""
+        if self.settings.queue is None:
+            return now
+        while self._waiting and self._waiting[0][0] <= now:
+            self._backlog -= self._waiting.popleft()[1]
+        accepted = now
+        while self._waiting and self._backlog + nbytes > self.settings.queue:
+            accepted, length = self._waiting.popleft()
+            self._backlog -= length
+        self._waiting.append((ended, nbytes))
+        self._backlog += nbytes
+        return accepted
+
+    def _lose(self, nbytes: int, state: LinkState) -> tuple[int, int]:
         """Bytes sent again, and in how many rounds."""
-        if not self.settings.loss:
+        self._losses.change(state)
+        if not state.loss:
             return 0, 0
-        whole, tail = divmod(nbytes, PACKET)
+        pending: NDArray[np.int64] = np.full(packets(nbytes), PACKET)
+        pending[-1:] = nbytes - PACKET * (len(pending) - 1)
         sent_again, rounds = 0, 0
-        while whole or tail:
-            whole = int(self._generator.binomial(whole, self.settings.loss))
-            tail = tail if tail and self._generator.random() < self.settings.loss else 0
-            sent_again += whole * PACKET + tail
-            rounds += bool(whole or tail)
+        while len(pending := pending[self._losses.lost(len(pending), self._generator)]):
+            sent_again += int(pending.sum())
+            rounds += 1
         return sent_again, rounds
 
 
-def through_windows(schedule: tuple[Window, ...] | None, ready: float, busy: float) -> float | None:
-    """When a transmission of `busy` seconds that is ready at `ready` ends, pausing outside the windows; None: never."""
-    if schedule is None:
-        return ready + busy
-    remaining = busy
-    for window in schedule:
-        start = max(ready, window.start)
-        if start >= window.end:
-            continue
-        if start + remaining <= window.end:
-            return start + remaining
-        remaining -= window.end - start
-    return None
+def packets(nbytes: int) -> int:
+    """How many packets carry so many bytes."""
+    return -(-nbytes // PACKET)
 
 
 def frame_bytes(links: Iterable[LinkSettings]) -> int:
@@ -121,7 +164,7 @@ def frame_bytes(links: Iterable[LinkSettings]) -> int:
 
     Its slowest link decides: what a fast link brings in large pieces would occupy the next one for long.
     """
-    rates = [link.rate for link in links if link.rate is not None]
+    rates = [state.rate for link in links for state in (link, *link.changes) if state.rate is not None]
     if not rates:
         return FRAME
     affordable = int(min(rates) / 8 * FRAME_TIME) // SMALLEST_FRAME * SMALLEST_FRAME
@@ -131,21 +174,21 @@ def frame_bytes(links: Iterable[LinkSettings]) -> int:
 def patience(link: LinkSettings, frame: int) -> float:
     """How long a healthy sender may be silent because of the link itself, s: one message of `frame` bytes with every
     retransmission that happens more often than once in a billion, ready at the worst moment of the schedule."""
-    packets = math.ceil(frame / PACKET)
-    rounds = math.ceil(math.log(1e-9 / packets) / math.log(link.loss)) if link.loss else 0
-    message = 0.0 if link.rate is None else 8 * frame / link.rate * (1 + rounds * link.loss)
+    states = (link, *link.changes)
+    again = max(_most_often_lost_again(state) for state in states)
+    rounds = math.ceil(math.log(1e-9 / packets(frame)) / math.log(again)) if again else 0
+    bits = 8 * (frame + link.overhead * packets(frame)) * (1 + rounds * again)
+    timeline = Timeline(link)
     # The less is left of its window, the more closures a message has to wait for: none is left at a window's end, and
     # the least with which it still gets through is left at the last moment for it.
-    worst = [0.0, *(window.end for window in link.schedule or ()), _last_moment(link.schedule, message)]
-    ends = [(ready, through_windows(link.schedule, ready, message)) for ready in worst]
-    longest = max((ended - ready for ready, ended in ends if ended is not None), default=message)
-    return longest + (1 + 2 * rounds) * link.delay + 10 * link.jitter
+    last = timeline.last_moment(bits)
+    passages = {ready: timeline.through(bits, ready) for ready in (0.0, *timeline.edges(), last) if ready is not None}
+    longest = max((passage.ended - ready for ready, passage in passages.items() if passage is not None), default=0.0)
+    return longest + (1 + 2 * rounds) * max(s.delay for s in states) + 10 * max(s.jitter for s in states)
 
 
-def _last_moment(schedule: tuple[Window, ...] | None, busy: float) -> float:
-    """The latest at which a transmission of `busy` seconds may be ready to end before the schedule does."""
-    for window in reversed(schedule or ()):
-        if busy <= window.end - window.start:
-            return window.end - busy
-        busy -= window.end - window.start
-    return 0.0
+def _most_often_lost_again(state: LinkState) -> float:
+    """The probability that a packet which was lost is lost again."""
+    if state.bursts is None or not state.loss:
+        return state.loss
+    return max(state.loss, min(1 - 1e-3, (1 - state.bursts.leave) * state.bursts.lost_inside))

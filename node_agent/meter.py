@@ -7,6 +7,9 @@ follow one another without a gap. Under the virtual clock both are computed, and
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from node_agent.events import Received
 from node_agent.transport import HEADER_BYTES, Header
 
@@ -61,11 +64,23 @@ class Meter:
             self._rate_bits += burst.bits
             self._rate_s += burst.seconds
 
+    @property
+    def delays(self) -> NDArray[np.float64]:
+        """Each delay since the last call of `measured`, s."""
+        return np.array(self._delays)
+
     def measured(self) -> Received:
         """What was measured since the last call."""
         self._end_burst()
-        delays, bits, seconds = self._delays, self._rate_bits, self._rate_s
+        delays, bits, seconds = self.delays, self._rate_bits, self._rate_s
         self._delays, self._rate_bits, self._rate_s = [], 0, 0.0
-        if not delays:
+        if not len(delays):
             return Received(rate_bits=bits, rate_s=seconds)
-        return Received(sum(delays) / len(delays), max(delays), len(delays), bits, seconds)
+        return Received(
+            delay_s=float(delays.mean()),
+            delay_sd_s=float(delays.std()),
+            delay_max_s=float(delays.max()),
+            delay_samples=len(delays),
+            rate_bits=bits,
+            rate_s=seconds,
+        )

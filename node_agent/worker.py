@@ -6,6 +6,8 @@ import hashlib
 import os
 import traceback
 import zlib
+from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 
 import numpy as np
@@ -19,9 +21,11 @@ from node_agent.compression import create
 from node_agent.compression.base import GradientError
 from node_agent.events import Emit
 from node_agent.exchange import Account, Exchange, layers_of, make_buckets, parts_of
-from node_agent.job import Job
+from node_agent.job import Job, ProbeSettings
 from node_agent.link import IncomingLink, OutgoingLink
 from node_agent.link_model import ConnectionLost, LinkError, LinkModel
+from node_agent.pauses import Pauses
+from node_agent.probe import LinkDeviation, at_rest, deviations, measure
 from node_agent.ring import Ring
 from node_agent.telemetry.process import Telemetry
 from node_agent.transport import Channel, FramePool, Handshake
@@ -30,8 +34,8 @@ from node_agent.workloads.background import BackgroundError, BackgroundLearning
 from node_agent.workloads.base import Workload
 from node_agent.workloads.formats import SceneError
 
-ASIDE, RING, BARE = 0, 1, 2
-"""tags: what passes by the links, the messages of the ring, and those of a bare one"""
+ASIDE, RING, BARE, PROBE = 0, 1, 2, 3
+"""tags: what passes by the links, the messages of the ring, those of a bare one, and those that measure"""
 
 
 FOR_PEOPLE = (LinkError, SceneError, BackgroundError, GradientError)
@@ -44,7 +48,7 @@ def run(job: Job, emit: Emit) -> None:
     Never raises: what goes wrong ends in a `Fault`.
     """
     try:
-        _train(job, emit)
+        _do(job, emit)
     except Exception as error:  # the boundary of the process: whatever it was, the controller hears of it
         lost = isinstance(error, ConnectionLost)
         trace = "" if isinstance(error, FOR_PEOPLE) else traceback.format_exc()
@@ -57,21 +61,19 @@ def _one_line(error: BaseException) -> str:
     return first if first and isinstance(error, (*FOR_PEOPLE, OSError)) else f"{type(error).__name__}: {first}"
 
 
-def _train(job: Job, emit: Emit) -> None:
+def _do(job: Job, emit: Emit) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     # Every buffer is written before it is read; filling it would take memory and time that no node needs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _join(job)
-    workload = BackgroundLearning(job.workload, job.seed, job.rank)
     handshake = Handshake(job.rank, job.world_size, *channels(job, ASIDE)) if job.world_size > 1 else None
-    if handshake:
-        handshake.meet()
-    clock = make_clock(job)
-    ring = make_ring(job, clock, handshake.latency if handshake else 0.0)
-    with clock.counting():
-        _prepare_and_train(job, workload, ring, clock, handshake, emit)
-    ring.close()
+    if handshake and job.probe is not None:
+        probe_links(job, job.probe, handshake, emit)
+    if job.workload is not None:
+        _train(job, BackgroundLearning(job.workload, job.seed, job.rank), handshake, emit)
+    else:
+        emit(events.Finished(job.rank, job.node, 0.0, 0, "", 0))
     if handshake:
         handshake.meet()
 
@@ -79,12 +81,34 @@ def _train(job: Job, emit: Emit) -> None:
 def make_clock(job: Job) -> Clock:
     if job.clock == "wall":
         return WallClock()
-    return VirtualClock(job.compute_factor) if job.roofline is None else ModelledClock(Work(job.roofline))
+    if job.roofline is None:
+        return VirtualClock(job.compute_factor, pauses=job.pauses)
+    return ModelledClock(Work(job.roofline), job.pauses)
+
+
+def _train(job: Job, workload: Workload, handshake: Handshake | None, emit: Emit) -> None:
+    if handshake:
+        handshake.meet()
+    clock = make_clock(job)
+
+    def closed(since: float, until: float) -> None:
+        assert job.outgoing is not None
+        emit(events.Waiting(job.rank, job.node, job.outgoing.name, since, until))
+
+    ring = make_ring(job, clock, handshake.latency if handshake else 0.0, closed)
+
+    def paused(seconds: float) -> None:
+        emit(events.Paused(job.rank, job.node, seconds))
+
+    pauses = Pauses(job.pauses, clock, paused) if isinstance(clock, WallClock) else nullcontext()
+    with clock.counting(), pauses:
+        emit(_prepare_and_train(job, workload, ring, clock, handshake, emit))
+    ring.close()
 
 
 def _prepare_and_train(
     job: Job, workload: Workload, ring: Ring, clock: Clock, handshake: Handshake | None, emit: Emit
-) -> None:
+) -> events.Finished:
     facts = workload.prepare(ring)
     barrier(ring, clock, handshake)
     prepared = ring.outgoing.sent if ring.outgoing else events.Sent()
@@ -96,8 +120,29 @@ def _prepare_and_train(
     observer = Observer(job, workload, clock, handshake, emit)
     observer.observe(0)
     with Telemetry(job, emit):
-        finished = _steps(job, workload, ring, clock, handshake, observer, emit)
-    emit(finished)
+        return _steps(job, workload, ring, clock, handshake, observer, emit)
+
+
+def probe_links(job: Job, settings: ProbeSettings, handshake: Handshake, emit: Emit) -> None:
+    """Measure the links of this node, as they are at the beginning.
+
+    Raises LinkDeviation where one misses its tolerance, and LinkError if a neighbour fails.
+    """
+    assert job.outgoing is not None
+    assert job.incoming is not None
+    to_next, from_previous = channels(job, PROBE)
+    pool = FramePool(job.frame)
+    model = LinkModel(at_rest(job.outgoing), np.random.default_rng([job.seed, 0x9B0, job.rank]))
+    outgoing = OutgoingLink(model, to_next, pool, WallClock(), handshake.latency)
+    incoming = IncomingLink(from_previous, pool)
+    asked = at_rest(job.incoming)
+    found, sent = measure(outgoing, incoming, asked, pool, settings, handshake.meet)
+    missed = deviations(asked, found, settings.tolerance)
+    emit(events.Probed(job.rank, job.node, asked.name, found, sent, model.settings, tuple(missed)))
+    outgoing.close()
+    handshake.meet()
+    if missed and settings.binding:
+        raise LinkDeviation(f"link {asked.name} is not what was asked of it: {', '.join(missed)}")
 
 
 def _steps(
@@ -209,14 +254,16 @@ def link_model(job: Job) -> LinkModel | None:
     return LinkModel(job.outgoing, np.random.default_rng([job.seed, 0x11A, job.rank]))
 
 
-def make_ring(job: Job, clock: Clock, latency: float = 0.0) -> Ring:
+def make_ring(
+    job: Job, clock: Clock, latency: float = 0.0, closed: Callable[[float, float], None] | None = None
+) -> Ring:
     """The ring of a job's links, over the process group that this process has joined and shaken hands in."""
     model = link_model(job)
     if model is None:
         return Ring(job.rank, job.world_size, clock)
     to_next, from_previous = channels(job, RING)
     pool = FramePool(job.frame)
-    outgoing = OutgoingLink(model, to_next, pool, clock, latency)
+    outgoing = OutgoingLink(model, to_next, pool, clock, latency, closed)
     bare = channels(job, BARE) if job.bare else None
     return Ring(job.rank, job.world_size, clock, outgoing, IncomingLink(from_previous, pool), pool, bare)
 

@@ -13,6 +13,7 @@ from edgesim.figures.detection import detection_map, roc
 from edgesim.figures.links import delay, throughput
 from edgesim.figures.loss import loss
 from edgesim.figures.overlays import accuracy_of_runs, loss_of_runs, roc_of_runs
+from edgesim.figures.proof import deviation as draw_deviation
 from edgesim.figures.steps import step_time
 from edgesim.figures.style import NotDrawable
 from edgesim.figures.topology import draw_topology, topology
@@ -20,7 +21,7 @@ from edgesim.results import Run, write_atomically
 
 T = TypeVar("T")
 
-__all__ = ["ALL", "OVERLAYS", "NotDrawable", "draw_all", "draw_overlays", "draw_topology", "save"]
+__all__ = ["ALL", "OVERLAYS", "NotDrawable", "draw_all", "draw_deviation", "draw_overlays", "draw_topology", "save"]
 
 ALL: dict[str, Callable[[Run], Figure]] = {
     "topology": topology,

@@ -114,7 +114,7 @@ def _throughput(rows: Columns) -> tuple[series.Floats, series.Floats, series.Flo
     """Edges of the blocks (s), rate carried in each and rate of back-to-back messages in each (bit/s)."""
     starts = series.blocks(len(rows["step"]), _MOST)
     edges = np.append(0.0, rows["time_s"][series.ends(starts, len(rows["step"]))])
-    wire = rows["payload_bytes"] + rows["header_bytes"] + rows["retransmitted_bytes"]
+    wire = rows["payload_bytes"] + rows["header_bytes"] + rows["retransmitted_bytes"] + rows["framing_bytes"]
     carried = series.quotient(8 * series.totals(wire, starts), np.diff(edges))
     burst = series.quotient(series.totals(rows["rate_bits"], starts), series.totals(rows["rate_s"], starts))
     return edges, carried, burst

@@ -6,6 +6,7 @@ and serves all runs of this process. A node ends itself when the process that st
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
@@ -22,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 
 from edgesim.fleet.base import NodeFailure
-from node_agent.events import Event, Fault, Finished
+from node_agent.events import Event, Fault, Finished, Paused
 from node_agent.job import Job
 
 LOG_TAIL = 12
@@ -30,6 +31,8 @@ LOG_TAIL = 12
 
 SETTLING = 1.0
 """s; when a node fails its neighbours fail too, and the cause may be heard of later than its consequences"""
+
+PR_SET_PDEATHSIG = 1
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -51,16 +54,22 @@ class LocalFleet:
     def events(self) -> Iterator[Event]:
         listening = {node.events: node for node in self._nodes}
         while listening:
-            for ready in connection.wait(list(listening)):
+            for ready in connection.wait(list(listening), timeout=self._until_one_goes_on()):
                 node = listening[ready]  # type: ignore[index]
                 event = node.next_event()
                 if event is not None:
                     yield event
+                if isinstance(event, Paused):
+                    node.pause(event.seconds)
                 if isinstance(event, Fault) or (event is None and not node.finished):
                     yield from self._last_events()
                     raise self._cause(node)
                 if event is None:
                     del listening[node.events]
+
+    def _until_one_goes_on(self) -> float | None:
+        """Let those nodes go on whose pause is over; s until the next one's is."""
+        return min((left for node in self._nodes if (left := node.paused()) is not None), default=None)
 
     def _last_events(self) -> Iterator[Event]:
         """What the other nodes still have to say: things measured, and failures of their own."""
@@ -101,6 +110,7 @@ class _LocalNode:
         self.running = True
         self.fault: Fault | None = None
         self.last_step = 0
+        self._goes_on: float | None = None
         self.events, events = context.Pipe(duplex=False)
         lifeline, self._lifeline = context.Pipe(duplex=False)
         self.process: ForkServerProcess = context.Process(
@@ -146,6 +156,25 @@ class _LocalNode:
             reason = f"{how} after step {self.last_step}" if self.last_step else f"{how} before its first step"
         return NodeFailure(self.job.rank, self.job.node, reason, _tail(self.log))
 
+    def pause(self, seconds: float) -> None:
+        """Stop the process for so long."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, signal.SIGSTOP)
+        self._goes_on = time.monotonic() + seconds
+
+    def paused(self) -> float | None:
+        """How long the node's pause still lasts, s; None if there is none. One that is over ends now."""
+        if self._goes_on is None:
+            return None
+        left = self._goes_on - time.monotonic()
+        if left > 0:
+            return left
+        self._goes_on = None
+        if self.process.is_alive():
+            assert self.process.pid is not None
+            os.kill(self.process.pid, signal.SIGCONT)
+        return None
+
     def stop(self) -> None:
         if self.process.is_alive():
             if self.finished:
@@ -160,6 +189,7 @@ class _LocalNode:
 def _node_main(job: Job, log: str, events: connection.Connection, lifeline: connection.Connection) -> None:
     """The node's process, from its first line to its last."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the controller decides what an interrupt ends
+    _die_with_parent()  # also while stopped, when no thread of ours can see that the controller is gone
     with open(log, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -180,6 +210,10 @@ def _node_main(job: Job, log: str, events: connection.Connection, lifeline: conn
     worker.run(job, emit)
     # Receives are still posted for messages that will never come: there is nothing to tear down in an orderly way.
     os._exit(0)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end_with_controller(lifeline: connection.Connection) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from edgesim.topology.fields import NAME
 from edgesim.topology.problems import Refusal, closest, listed, shown
 
 MOST_LISTED = 10
@@ -24,19 +26,40 @@ def inconsistencies(data: Mapping[str, Any]) -> Iterator[tuple[Path, Refusal]]:
     the fields themselves refuse those."""
     nodes = _sequence(data.get("nodes"))
     names = [node.get("name") if isinstance(node, dict) else node for node in nodes]
-    known = [name for name in names if isinstance(name, str)]
+    known = [name for name in names if isinstance(name, str) and re.fullmatch(NAME, name)]
     repeated = list(_repeated(("nodes",), names))
     yield from repeated
     if repeated or len(known) != len(nodes) or not known:
         return
-    given = {key: data[key] for key in ("links", "ring") if isinstance(data.get(key), (list, tuple))}
+    given = {key: data[key] for key in ("links", "ring", "events") if isinstance(data.get(key), (list, tuple))}
     links = [_ends(link) for link in given.get("links", ())]
     ring = given.get("ring", known)
     problems = [*_bad_ends(links, known), *_bad_ring(ring, known)]
     yield from problems
+    if not problems:
+        pairs = links if "links" in given else neighbours(ring)
+        yield from _bad_events(given.get("events", ()), known, pairs)
     # Whether the ring closes is only asked of names and links that are sound themselves.
     if "links" in given and all(links) and all(name in known for name in ring) and not problems:
         yield from _gaps(links, ring, ("ring",) if "ring" in given else ("links",))
+
+
+def _bad_events(
+    events: Sequence[Any], known: Sequence[str], links: Sequence[tuple[str, ...]]
+) -> Iterator[tuple[Path, Refusal]]:
+    joined = {frozenset(between) for between in links}
+    for i, event in enumerate(events):
+        if not isinstance(event, dict):
+            continue
+        ends = _sequence(event.get("link"))
+        named = [*((("link", place), end) for place, end in enumerate(ends)), (("node",), event.get("node"))]
+        unknown = [(path, name) for path, name in named if isinstance(name, str) and name not in known]
+        for path, name in unknown:
+            yield ("events", i, *path), _no_node(name, known)
+        sound = len(ends) == 2 and not unknown and all(isinstance(end, str) for end in ends)
+        if sound and frozenset(ends) not in joined:
+            found = f"no link between {ends[0]} and {ends[1]}"
+            yield ("events", i, "link"), Refusal(found, "the two nodes of a link of the file")
 
 
 def _gaps(links: Sequence[tuple[str, ...]], ring: Sequence[str], path: Path) -> Iterator[tuple[Path, Refusal]]:
@@ -84,10 +107,14 @@ def _bad_ends(links: Sequence[tuple[str, ...]], known: Sequence[str]) -> Iterato
 
 
 def _unknown(path: Path, names: Sequence[Any], known: Sequence[str]) -> Iterator[tuple[Path, Refusal]]:
-    allowed = listed(known) if len(known) <= MOST_LISTED else f"one of the {len(known)} nodes"
     for i, name in enumerate(names):
         if isinstance(name, str) and name not in known:
-            yield (*path, i), Refusal(f"{shown(name)}, which is no node", allowed, closest(name, known))
+            yield (*path, i), _no_node(name, known)
+
+
+def _no_node(name: str, known: Sequence[str]) -> Refusal:
+    allowed = listed(known) if len(known) <= MOST_LISTED else f"one of the {len(known)} nodes"
+    return Refusal(f"{shown(name)}, which is no node", allowed, closest(name, known))
 
 
 def _bad_ring(ring: Sequence[Any], known: Sequence[str]) -> Iterator[tuple[Path, Refusal]]:

@@ -16,6 +16,9 @@ from edgesim.topology.problems import Refusal, closest, listed, shown
 from edgesim.topology.quantities import FRACTION, RATE, SIZE, TIME, Kind, parse_within
 from node_agent.compression.settings import CATALOGUE, AnyCompressorSettings, CompressorSettings
 
+LATEST = 10 * 365.25 * 86400
+"""s; the end of time, by a run's clock"""
+
 NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}"
 
 
@@ -49,8 +52,13 @@ Rate = Annotated[float | None, Quantity(RATE, 1, 1e12)]
 Delay = Annotated[float, Quantity(TIME, 0, 3600)]
 Jitter = Annotated[float, Quantity(TIME, 0, 60)]
 Loss = Annotated[float, Quantity(FRACTION, 0, 0.5)]
-Instant = Annotated[float, Quantity(TIME, 0, 10 * 365.25 * 86400)]
+Instant = Annotated[float, Quantity(TIME, 0, LATEST)]
+Duration = Annotated[float, Quantity(TIME, 0.001, LATEST)]
 Timeout = Annotated[float, Quantity(TIME, 0.1, 86400)]
+Deadline = Annotated[float, Quantity(TIME, 0, LATEST)]
+Fraction = Annotated[float, Quantity(FRACTION, 0, 1)]
+Queue = Annotated[int, Quantity(SIZE, 1500, 2**32)]
+Framing = Annotated[int, Quantity(SIZE, 0, 1500)]
 Size = Annotated[int, Quantity(SIZE, 1, 2**32)]
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
@@ -22,36 +20,17 @@ from pydantic_core import CoreSchema, InitErrorDetails
 from edgesim.devices import HOST
 from edgesim.topology.computing import compute, mismatches, resolved
 from edgesim.topology.consistency import inconsistencies, neighbours
-from edgesim.topology.fields import (
-    Compressors,
-    Delay,
-    Device,
-    Instant,
-    Jitter,
-    Loss,
-    Name,
-    NameSchema,
-    Rate,
-    Size,
-    Timeout,
-)
+from edgesim.topology.events import Event, imposed
+from edgesim.topology.fields import Compressors, Device, Fraction, Name, NameSchema, Size, Timeout
+from edgesim.topology.links import Link, LinkDefaults
 from edgesim.topology.problems import Refusal, shown
-from edgesim.topology.quantities import format_time
+from edgesim.topology.section import Section, given, without_default
 from node_agent.compression.settings import CompressorSettings, NoneSettings
-from node_agent.job import LinkSettings, Window
+from node_agent.job import LinkSettings
 
 DEFAULT_SCENE = "indian-pines"
 DEFAULT_TARGET = "stone-steel-towers"
 MOST_NODES = 64
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-def _without_default(schema: dict[str, Any]) -> None:
-    """For fields whose default follows from others."""
-    schema.pop("default", None)
 
 
 class NodeProperties(Section):
@@ -60,7 +39,7 @@ class NodeProperties(Section):
     )
     mode: Name | None = Field(
         default=None,
-        json_schema_extra=_without_default,
+        json_schema_extra=without_default,
         description="power mode of the device; not given: the profile's default",
     )
     compute_factor: float = Field(
@@ -90,90 +69,9 @@ class Node(NodeProperties):
         return {"anyOf": [NameSchema().__get_pydantic_json_schema__(schema, handler), handler(schema)]}
 
 
-class Contact(Section):
-    """A contact window on the run's clock."""
-
-    start: Instant = Field(alias="from", description="when the link opens, s of the run's clock")
-    end: Instant = Field(alias="to", description="when it closes")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Contact:
-        if self.start >= self.end:
-            raise Refusal(self.text, "a window that opens before it closes")
-        return self
-
-    @property
-    def text(self) -> str:
-        return f"{format_time(self.start)} to {format_time(self.end)}"
-
-
-class LinkProperties(Section):
-    rate: Rate = Field(
-        default=None, json_schema_extra={"default": "unlimited"}, description="what the link carries, bit/s"
-    )
-    delay: Delay = Field(default=0.0, json_schema_extra={"default": "0 s"}, description="one-way propagation delay, s")
-    jitter: Jitter = Field(
-        default=0.0, json_schema_extra={"default": "0 s"}, description="standard deviation of the delay, s"
-    )
-    loss: Loss = Field(default=0.0, description="probability that a packet is lost")
-    schedule: tuple[Contact, ...] | None = Field(
-        default=None, min_length=1, description="contact windows in ascending order; none given: always open"
-    )
-
-    @field_validator("schedule")
-    @classmethod
-    def _ascending(cls, schedule: tuple[Contact, ...] | None) -> tuple[Contact, ...] | None:
-        for before, after in pairwise(schedule or ()):
-            if before.end > after.start:
-                raise Refusal(f"{before.text} followed by {after.text}", "ascending windows that do not overlap")
-        return schedule
-
-
-def _given(properties: LinkProperties | NodeProperties | None, of: type[Section]) -> dict[str, Any]:
-    """What the file itself says, not the defaults."""
-    if properties is None:
-        return {}
-    return {name: getattr(properties, name) for name in properties.model_fields_set & set(of.model_fields)}
-
-
-class Link(LinkProperties):
-    """Both directions of a link: from the first to the second of `between`, and `reverse`."""
-
-    between: tuple[Name, Name] = Field(description="the two nodes that the link joins")
-    reverse: LinkProperties | None = Field(default=None, description="what differs from the second node to the first")
-
-    @field_validator("between", mode="before")
-    @classmethod
-    def _two_names(cls, value: Any) -> Any:
-        if isinstance(value, (list, tuple)) and len(value) == 2:
-            return value
-        raise Refusal(shown(value), "a list of 2 node names")
-
-    def resolved(self, defaults: LinkProperties) -> Link:
-        """With every property of both directions spelled out."""
-        forward = {**_given(defaults, LinkProperties), **_given(self, LinkProperties)}
-        backward = {**forward, **_given(self.reverse, LinkProperties)}
-        return self.model_copy(update={**forward, "reverse": LinkProperties.model_construct(**backward)})
-
-    def settings(self, source: str, target: str) -> LinkSettings:
-        """One direction of a resolved link."""
-        same = (source, target) == self.between
-        properties: LinkProperties = self if same or self.reverse is None else self.reverse
-        windows = properties.schedule
-        return LinkSettings(
-            source=source,
-            target=target,
-            rate=properties.rate,
-            delay=properties.delay,
-            jitter=properties.jitter,
-            loss=properties.loss,
-            schedule=windows and tuple(Window(start=contact.start, end=contact.end) for contact in windows),
-        )
-
-
 class Defaults(Section):
     node: NodeProperties = Field(default_factory=NodeProperties, description="of nodes that say nothing else")
-    link: LinkProperties = Field(default_factory=LinkProperties, description="of links that say nothing else")
+    link: LinkDefaults = Field(default_factory=LinkDefaults, description="of links that say nothing else")
 
 
 class Emulation(Section):
@@ -185,7 +83,7 @@ class Emulation(Section):
     )
     compute: Literal["measured", "modelled"] | None = Field(
         default=None,
-        json_schema_extra=_without_default,
+        json_schema_extra=without_default,
         description="what computing takes under the virtual clock: CPU time measured here, or the time computed from "
         "the nodes' device profiles; not given: modelled where every node has one",
     )
@@ -193,6 +91,15 @@ class Emulation(Section):
         default=60.0,
         json_schema_extra={"default": "60 s"},
         description="longest silence of a neighbour, beyond its link's own time, s",
+    )
+    tolerance: Fraction = Field(
+        default=0.05,
+        gt=0,
+        json_schema_extra={"default": "5 %"},
+        description="share by which a link may miss what was asked of it, measured before training (wall clock)",
+    )
+    allow_deviation: bool = Field(
+        default=False, strict=True, description="whether a run whose links miss more is made all the same, and says so"
     )
 
 
@@ -205,7 +112,7 @@ class Training(Section):
     )
     target: str | int | None = Field(
         default=None,
-        json_schema_extra=_without_default,
+        json_schema_extra=without_default,
         description="class name or number where the mask holds several; "
         f"{DEFAULT_TARGET} in {DEFAULT_SCENE} if not given",
     )
@@ -284,15 +191,18 @@ class Topology(Section):
     )
     ring: tuple[Name, ...] = Field(
         default=(),
-        json_schema_extra=_without_default,
+        json_schema_extra=without_default,
         validate_default=True,
         description="every node once, in the order in which gradients travel; not given: the order of nodes",
     )
     links: tuple[Link, ...] = Field(
         default=(),
-        json_schema_extra=_without_default,
+        json_schema_extra=without_default,
         validate_default=True,
         description="links between pairs of nodes; not given: one between any two neighbours of the ring",
+    )
+    events: tuple[Event, ...] = Field(
+        default=(), description="what happens during the run: links that go down, degrade and come up, nodes that pause"
     )
     emulation: Emulation = Field(default_factory=Emulation, description="how links and time are imposed")
     training: Training = Field(default_factory=Training, description="what the nodes train, and how")
@@ -317,17 +227,36 @@ class Topology(Section):
                 for detail in error.errors()
             ]
             raise ValidationError.from_exception_data(cls.__name__, fields + problems) from None
+        problems += [
+            InitErrorDetails(type="value_error", loc=path, input=None, ctx={"error": refusal})
+            for path, refusal in topology._impossible()
+        ]
         if problems:
             raise ValidationError.from_exception_data(cls.__name__, problems)
         return topology
+
+    def _impossible(self) -> Iterator[tuple[tuple[str | int, ...], Refusal]]:
+        """What each field allows, and no run can do."""
+        for link in self.directed_links():
+            if link.reorder and self.emulation.links == "userspace":
+                yield (
+                    ("emulation", "links"),
+                    Refusal(
+                        f"userspace, and a link that reorders ({link.name})",
+                        "links without reorder: what the nodes send one another is a stream",
+                    ),
+                )
+            if link.schedule == ():
+                found = f"a link that is down whenever it would have contact ({link.name})"
+                yield ("events",), Refusal(found, "events that leave every link some contact")
 
     @field_validator("nodes")
     @classmethod
     def _resolve_nodes(cls, nodes: tuple[Node, ...], info: ValidationInfo) -> tuple[Node, ...]:
         if "defaults" not in info.data:
             return nodes
-        defaults = _given(info.data["defaults"].node, NodeProperties)
-        return tuple(node.model_copy(update=resolved(_given(node, NodeProperties), defaults)) for node in nodes)
+        defaults = given(info.data["defaults"].node, NodeProperties)
+        return tuple(node.model_copy(update=resolved(given(node, NodeProperties), defaults)) for node in nodes)
 
     @field_validator("ring", mode="before")
     @classmethod
@@ -367,16 +296,19 @@ class Topology(Section):
         """The direction from `source` to `target`. Raises ValueError where no link joins the two."""
         for link in self.links:
             if {source, target} == set(link.between):
-                return link.settings(source, target)
+                return self._imposed(link, source, target)
         raise ValueError(f"no link joins {source!r} and {target!r} in {self.name}")
 
     def directed_links(self) -> list[LinkSettings]:
         """Both directions of every link, in the order of the file."""
         return [
-            link.settings(source, target)
+            self._imposed(link, source, target)
             for link in self.links
             for source, target in (link.between, link.between[::-1])
         ]
+
+    def _imposed(self, link: Link, source: str, target: str) -> LinkSettings:
+        return imposed(link.settings(source, target), link.direction(source, target), self.events)
 
     def ring_links(self) -> list[LinkSettings]:
         """What the ring sends over: entry i from ring[i] to the node after it. Empty if there is but one node."""

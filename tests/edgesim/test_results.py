@@ -169,12 +169,17 @@ def test_a_row_is_on_disk_as_soon_as_both_ends_reported(tmp_path: Path) -> None:
 def test_what_only_one_end_reported_is_kept_with_empty_cells(tmp_path: Path) -> None:
     run = written(tmp_path, "ab", [step(0, 1)])
     lines = (tmp_path / "links.csv").read_text().splitlines()
-    assert lines[1] == "1,0.4,a,b,2,1000,50,100,0.2,0.01,0,,,,,"
-    assert lines[2] == "1,,b,a,,,,,,,,0.005,0.006,2,8000,0.1"
+    assert lines[1] == "1,0.4,a,b,2,1000,50,100,0.2,0.01,0,0,,,,,,"
+    assert lines[2] == "1,,b,a,,,,,,,,,0.005,0.006,2,8000,0.1,"
     assert len(run.of_link("a", "b")["step"]) == 1
     assert len(run.of_link("b", "a")["step"]) == 0
     assert math.isnan(run.links["messages"][1])
-    assert measured(run.of_link("a", "b")) == {"rate_bit_s": None, "delay_s": None, "loss": 100 / 1150}
+    assert measured(run.of_link("a", "b")) == {
+        "rate_bit_s": None,
+        "delay_s": None,
+        "jitter_s": None,
+        "loss": 100 / 1150,
+    }
 
 
 def test_a_single_node_has_no_links(tmp_path: Path) -> None:
@@ -265,11 +270,16 @@ def test_a_summary_by_hand(tmp_path: Path) -> None:
         "rate_bit_s": 1e5,
         "delay_s": 0.005,
         "jitter_s": 0.0,
+        "jitter_kind": "normal",
         "loss": 0.0,
+        "bursts": None,
+        "queue_bytes": None,
+        "overhead_bytes": 0,
         "schedule": None,
+        "changes": 0,
     }
     assert link["applied"] == link["requested"]
-    assert link["measured"] == pytest.approx({"rate_bit_s": 8e4, "delay_s": 0.005, "loss": 100 / 1150})
+    assert link["measured"] == pytest.approx({"rate_bit_s": 8e4, "delay_s": 0.005, "jitter_s": 0.0, "loss": 100 / 1150})
     assert summary["energy_j"] is None
     assert summary["params_sha256"] == "ff" * 32
     assert summary["nodes_agree"] is True
@@ -294,6 +304,16 @@ def test_a_delay_is_the_mean_over_all_its_samples(tmp_path: Path) -> None:
     events = [step(0, 1, received=Received(0.01, 0.01, 3)), step(0, 2, received=Received(0.05, 0.05, 1))]
     summary = summary_of(written(tmp_path, "ab", [*events, step(1, 1), step(1, 2)]))
     assert summary["links"]["b->a"]["measured"]["delay_s"] == pytest.approx(0.02)
+
+
+def test_jitter_is_the_spread_of_all_delays_about_their_common_mean(tmp_path: Path) -> None:
+    # 1 and 3 ms, then 5 and 7 ms: about 4 ms the squares are 9, 1, 1 and 9, their mean 5
+    events = [
+        step(0, 1, received=Received(0.002, 0.003, 2, delay_sd_s=0.001)),
+        step(0, 2, received=Received(0.006, 0.007, 2, delay_sd_s=0.001)),
+    ]
+    summary = summary_of(written(tmp_path, "ab", [*events, step(1, 1), step(1, 2)]))
+    assert summary["links"]["b->a"]["measured"]["jitter_s"] == pytest.approx(0.001 * 5**0.5)
 
 
 def test_a_float32_survives(tmp_path: Path) -> None:
@@ -355,7 +375,7 @@ def test_a_run_without_any_step_is_summed_up(tmp_path: Path) -> None:
     assert summary["steps"] == 0
     assert summary["time_s"] == 0
     assert summary["step_time_s"]["p50"] is None
-    assert summary["links"]["a->b"]["measured"] == {"rate_bit_s": None, "delay_s": None, "loss": None}
+    assert summary["links"]["a->b"]["measured"] == dict.fromkeys(("rate_bit_s", "delay_s", "jitter_s", "loss"))
 
 
 @pytest.mark.parametrize("differs", ["fingerprint", "digest"])

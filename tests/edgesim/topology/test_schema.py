@@ -59,8 +59,9 @@ def test_any_ring_visits_every_node_over_its_links(size: int, random: Any) -> No
 def test_reverse_overrides_the_direction_against_between() -> None:
     link = {"between": ["b", "a"], "rate": "10 Mbit/s", "delay": "4 ms", "reverse": {"rate": "2 Mbit/s", "loss": "1 %"}}
     pair = topology(nodes=["a", "b"], links=[link])
-    assert pair.link("b", "a") == LinkSettings(source="b", target="a", rate=10e6, delay=0.004)
-    assert pair.link("a", "b") == LinkSettings(source="a", target="b", rate=2e6, delay=0.004, loss=0.01)
+    # 100 ms of 10 Mbit/s are 125 kB; of 2 Mbit/s fewer than the least, 64 KiB
+    assert pair.link("b", "a") == LinkSettings(source="b", target="a", rate=10e6, delay=0.004, queue=125_000)
+    assert pair.link("a", "b") == LinkSettings(source="a", target="b", rate=2e6, delay=0.004, loss=0.01, queue=65_536)
     assert names(pair.directed_links()) == ["b->a", "a->b"]
     assert names(pair.ring_links()) == ["a->b", "b->a"]
 
@@ -147,7 +148,8 @@ def test_the_resolved_topology_is_plain_si_data() -> None:
     ).model_dump(mode="json")
     assert json.loads(json.dumps(dumped)) == dumped
     assert dumped["links"][0]["rate"] == dumped["links"][0]["reverse"]["rate"] == 1000
-    assert dumped["links"][0]["schedule"] == [{"start": 1, "end": 60}]
+    (window,) = dumped["links"][0]["schedule"]
+    assert (window["start"], window["end"]) == (1, 60)
     assert [compressor["name"] for compressor in dumped["training"]["compressor"]] == ["none", "gcc"]
     assert dumped["training"]["bucket"] == 1_000_000
     assert dumped["emulation"] == {"links": "userspace", "clock": "wall", "compute": None, "timeout": 60}

@@ -1,0 +1,171 @@
+"""Links as requested, as applied and as measured, one beside the other."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edgesim.fleet.base import Fleet
+from edgesim.topology.links import Link
+from edgesim.topology.quantities import format_fraction, format_rate, format_time
+from edgesim.topology.schema import Topology
+from node_agent.compression.settings import NoneSettings
+from node_agent.events import Event, Measured, Probed
+from node_agent.job import Job, LinkSettings, ProbeSettings
+from node_agent.link_model import frame_bytes, patience
+from node_agent.plain import plain
+from node_agent.probe import at_rest
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One direction of a link."""
+
+    requested: LinkSettings
+    """at the moment that was asked about"""
+    applied: LinkSettings
+    """read back from what imposes it"""
+    measured: Measured
+    loss: float | None
+    """share of the bytes on the wire that were sent again; None: nothing was sent"""
+    deviations: tuple[str, ...]
+    """beyond the tolerance, in words"""
+    goodput: float = 1.0
+    """share of the rate that messages get"""
+
+    def as_json(self) -> dict[str, Any]:
+        def state(link: LinkSettings) -> dict[str, Any]:
+            return {
+                "rate_bit_s": link.rate,
+                "delay_s": link.delay,
+                "jitter_s": link.jitter,
+                "loss": link.loss,
+                "overhead_bytes": link.overhead,
+            }
+
+        content: dict[str, Any] = plain(
+            {
+                "link": self.requested.name,
+                "requested": state(self.requested),
+                "applied": state(self.applied),
+                "measured": {**asdict(self.measured), "loss": self.loss},
+                "deviations": list(self.deviations),
+            }
+        )
+        return content
+
+
+def jobs(topology: Topology, link: Link, probe: ProbeSettings, moment: float, rendezvous: str) -> list[Job]:
+    """One for each end of a link: a ring of two that trains nothing. The link is as it is at `moment`, s."""
+    ends = tuple(link.between)
+    there, back = (at_rest(topology.link(*pair), moment) for pair in (ends, ends[::-1]))
+    frame = frame_bytes((there, back))
+    silence = topology.emulation.timeout + patience(there, frame) + patience(back, frame)
+    return [
+        Job(
+            run=topology.name,
+            rank=rank,
+            nodes=ends,
+            seed=topology.seed,
+            steps=1,
+            outgoing=outgoing,
+            incoming=incoming,
+            frame=frame,
+            rendezvous=rendezvous,
+            timeout=silence,
+            probe=probe,
+            compressor=NoneSettings(),
+        )
+        for rank, (outgoing, incoming) in enumerate(((there, back), (back, there)))
+    ]
+
+
+def prove(
+    topology: Topology, fleet: Callable[[], Fleet], probe: ProbeSettings, moment: float = 0.0
+) -> Iterator[tuple[Proof, Proof]]:
+    """Measure every link of a topology, one after the other, both directions at once.
+
+    Raises NodeFailure where a link cannot be measured.
+    """
+    for link in topology.links:
+        with tempfile.TemporaryDirectory(prefix="edgesim-") as meeting, fleet() as nodes:
+            asked = jobs(topology, link, probe, moment, f"file://{meeting}/rendezvous")
+            nodes.start(asked, [Path(meeting) / f"{job.rank}.log" for job in asked])
+            probed = [event for event in nodes.events() if isinstance(event, Probed)]
+        first, second = sorted(probed, key=lambda event: event.rank)
+        # What arrives at the second node left the first.
+        yield proof_of(asked[0], first, second), proof_of(asked[1], second, first)
+
+
+def proof_of(job: Job, sender: Probed, receiver: Probed) -> Proof:
+    """Of the outgoing link of a job."""
+    assert job.outgoing is not None
+    return Proof(at_rest(job.outgoing), sender.applied, receiver.found, lost(sender), receiver.deviations)
+
+
+def lost(sender: Probed) -> float | None:
+    wire = sender.sent.message_bytes + sender.sent.retransmitted_bytes
+    return sender.sent.retransmitted_bytes / wire if wire else None
+
+
+def pair_up(nodes: Sequence[str], events: Sequence[Event]) -> dict[str, tuple[Probed, Probed]]:
+    """Of a run's probes: sender's and receiver's, by the name of the link between them."""
+    probed = {event.node: event for event in events if isinstance(event, Probed)}
+    return {
+        event.link: (probed[nodes[rank - 1]], event)
+        for rank, node in enumerate(nodes)
+        if (event := probed.get(node)) is not None and nodes[rank - 1] in probed
+    }
+
+
+def render(proofs: Sequence[Proof], tolerance: float) -> RenderableType:
+    """A table of three columns a quantity, and what to make of it."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("link", overflow="fold")
+    for heading in ("rate", "delay", "jitter", "loss"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for proof in proofs:
+        rows = (
+            ("requested", _cells(proof.requested)),
+            ("applied", _cells(proof.applied)),
+            ("measured", _measured(proof)),
+        )
+        for number, (word, cells) in enumerate(rows):
+            name = proof.requested.name if number == 0 else ""
+            table.add_row(name, *cells, Text.assemble((word, "dim"), _verdict(proof) if word == "measured" else ""))
+        table.add_section()
+    missed = [f"{proof.requested.name}: {', '.join(proof.deviations)}" for proof in proofs if proof.deviations]
+    kept = f"all {len(proofs)} directions within {format_fraction(tolerance)} of what was asked of them"
+    return Group(table, Text("\n".join(missed) or kept))
+
+
+def _verdict(proof: Proof) -> tuple[str, str]:
+    return (" misses", "red") if proof.deviations else (" ok", "green")
+
+
+def _cells(link: LinkSettings) -> list[str]:
+    return [
+        format_rate(link.rate),
+        format_time(link.delay),
+        format_time(link.jitter),
+        format_fraction(link.loss),
+    ]
+
+
+def _measured(proof: Proof) -> list[str]:
+    found = proof.measured
+    return [
+        format_rate(found.rate_bit_s) if found.rate_bit_s is not None else "-",
+        format_time(found.delay_s) if found.delay_s is not None else "-",
+        format_time(found.jitter_s) if found.jitter_s is not None else "-",
+        format_fraction(proof.loss) if proof.loss is not None else "-",
+    ]

@@ -1,0 +1,159 @@
+"""What a link really gives, measured before anything depends on it: single messages for delay and jitter, then a burst
+for the rate. Both ways round the ring at once, as training will use it."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from node_agent.clock import WallClock
+from node_agent.events import Measured, Sent
+from node_agent.impairments import Jitter
+from node_agent.job import LinkSettings, LinkState, ProbeSettings
+from node_agent.link import IncomingLink, OutgoingLink
+from node_agent.link_model import PACKET, LinkError
+from node_agent.transport import HEADER_BYTES, FramePool
+
+PAUSE = 0.01
+"""s at least between two single messages"""
+
+SINGLE_BYTES = 64
+MESSAGE_TIME = 0.02
+"""s for which a message of the burst occupies the link, where that makes it long enough to be worth its header"""
+
+FEWEST = 8
+"""messages in a burst, and single messages, however slow the link"""
+
+DELAY_FLOOR = 0.002
+"""s by which a delay may be off in any case: what a busy host adds"""
+
+
+class LinkDeviation(LinkError):
+    """A link that does not give what was asked of it."""
+
+
+def at_rest(link: LinkSettings, moment: float = 0.0) -> LinkSettings:
+    """The link as it is at one moment, with contact."""
+    state = link.state_at(moment).model_dump(include={"rate", "delay", "jitter", "loss", "bursts"})
+    return link.model_copy(update={**state, "schedule": None, "changes": (), "deadline": None})
+
+
+def singles(link: LinkSettings, probe: ProbeSettings) -> tuple[int, float]:
+    """How many single messages, and the pause (s) between them: within the time that a probe may take."""
+    occupied = 0.0 if link.rate is None else 8 * (SINGLE_BYTES + HEADER_BYTES + link.overhead) / link.rate
+    pause = max(PAUSE, 1.5 * occupied)
+    return max(FEWEST, min(probe.samples, int(probe.budget / pause))), pause
+
+
+def burst(link: LinkSettings, probe: ProbeSettings, room: int) -> tuple[int, int]:
+    """How many messages back to back, and their length in bytes."""
+    rate = link.rate if link.rate is not None else 8 * room / MESSAGE_TIME
+    length = max(SINGLE_BYTES, min(room, int(rate * MESSAGE_TIME / 8)))
+    return max(FEWEST, int(rate * probe.burst_time / 8 / length)), length
+
+
+def measure(
+    outgoing: OutgoingLink,
+    incoming: IncomingLink,
+    previous: LinkSettings,
+    pool: FramePool,
+    probe: ProbeSettings,
+    meet: Callable[[], object],
+) -> tuple[Measured, Sent]:
+    """What the incoming link gave (`previous` is what was asked of it), and what went out on the other one.
+
+    `meet` returns when all nodes have called it. Raises LinkError if a neighbour fails.
+    """
+    clock = WallClock()
+    link = outgoing.model.settings
+    meet()
+    count, _ = singles(previous, probe)
+    with _Sending(lambda: _send(outgoing, pool, clock, SINGLE_BYTES, *singles(link, probe))):
+        for _ in range(count):
+            pool.give(incoming.receive(clock))
+    delays = _first_time(incoming.meter.delays, previous)
+    incoming.meter.measured()
+    meet()
+    count, _ = burst(previous, probe, pool.room)
+    messages, length = burst(link, probe, pool.room)
+    with _Sending(lambda: _send(outgoing, pool, clock, length, messages, 0.0)):
+        for _ in range(count):
+            pool.give(incoming.receive(clock))
+    received = incoming.meter.measured()
+    return Measured(
+        rate_bit_s=received.rate_bits / received.rate_s if received.rate_s else None,
+        delay_s=float(np.median(delays)) if len(delays) else None,
+        jitter_s=float(delays.std()) if len(delays) else None,
+        samples=len(delays),
+    ), outgoing.sent
+
+
+def _first_time(delays: NDArray[np.float64], link: LinkSettings) -> NDArray[np.float64]:
+    """Without those of messages that had to be sent again, a round trip later."""
+    return delays[delays < 2 * link.delay + 5 * link.jitter] if link.loss and link.delay else delays
+
+
+def _send(outgoing: OutgoingLink, pool: FramePool, clock: WallClock, length: int, count: int, pause: float) -> None:
+    payload = torch.zeros(length, dtype=torch.uint8)
+    for _ in range(count):
+        outgoing.send(pool.take().fill(payload, length), clock)
+        if pause:
+            outgoing.flush()
+            time.sleep(pause)
+    outgoing.flush()
+
+
+class _Sending:
+    """A thread that sends while this one receives; what goes wrong in it is raised here."""
+
+    def __init__(self, send: Callable[[], None]) -> None:
+        self._send = send
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self._send()
+        except Exception as error:  # raised by __exit__
+            self._error = error
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._thread.join()
+        if error is None and self._error is not None:
+            raise self._error
+
+
+def deviations(link: LinkSettings, found: Measured, tolerance: float, goodput: float = 1.0) -> list[str]:
+    """Where a link misses what was asked of it by more than `tolerance` (a fraction), in words."""
+    asked = asked_of(link, goodput)
+    missed: list[str] = []
+    if asked.rate is not None and found.rate_bit_s is not None:
+        off = found.rate_bit_s / asked.rate - 1
+        if abs(off) > tolerance:
+            missed.append(f"rate {found.rate_bit_s:.4g} bit/s instead of {asked.rate:.4g} ({100 * off:+.1f} %)")
+    if found.delay_s is not None and abs(found.delay_s - asked.delay) > slack(link, found.samples, tolerance):
+        missed.append(f"delay {found.delay_s * 1e3:.4g} ms instead of {asked.delay * 1e3:.4g} ms")
+    return missed
+
+
+def asked_of(link: LinkSettings, goodput: float = 1.0) -> LinkState:
+    """What a probe should find of a link as it is asked for: the rate for messages, which is the share `goodput` of the
+    rate and of that what framing leaves, and the median delay."""
+    rate = None if link.rate is None else link.rate * goodput / (1 + link.overhead / PACKET)
+    draws = Jitter(link.jitter_kind).samples(10_001, np.random.default_rng(0))
+    return LinkState(rate=rate, delay=max(0.0, link.delay + link.jitter * float(np.median(draws))))
+
+
+def slack(link: LinkSettings, samples: int, tolerance: float) -> float:
+    """By how much a median delay may be off, s: the tolerance or 2 ms, and three standard errors of a median."""
+    error = 1.25 * link.jitter / math.sqrt(max(1, samples))
+    return max(tolerance * link.delay, DELAY_FLOOR) + 3 * error
