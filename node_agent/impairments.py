@@ -50,6 +50,10 @@ class Jitter:
             return generator.standard_normal(n)
         return self._quantiles(generator.random(n))
 
+    @property
+    def median(self) -> float:
+        return float(self._quantiles(np.array([0.5]))[0])
+
     def clipped(self, delay: float, deviation: float) -> tuple[float, float]:
         """Mean and standard deviation (s) of max(0, delay + deviation · sample): what is left of a delay and a jitter
         (s, both) because no packet arrives before it was sent. Good to 0.1 %."""

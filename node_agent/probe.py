@@ -30,6 +30,9 @@ MESSAGE_TIME = 0.02
 FEWEST = 8
 """messages in a burst, and single messages, however slow the link"""
 
+ATTEMPTS = 3
+"""probes; what a busy host does to one of them is no property of the links"""
+
 DELAY_FLOOR = 0.002
 """s by which a delay may be off in any case: what a busy host adds"""
 
@@ -149,8 +152,7 @@ def asked_of(link: LinkSettings, goodput: float = 1.0) -> LinkState:
     """What a probe should find of a link as it is asked for: the rate for messages, which is the share `goodput` of the
     rate and of that what framing leaves, and the median delay."""
     rate = None if link.rate is None else link.rate * goodput / (1 + link.overhead / PACKET)
-    draws = Jitter(link.jitter_kind).samples(10_001, np.random.default_rng(0))
-    return LinkState(rate=rate, delay=max(0.0, link.delay + link.jitter * float(np.median(draws))))
+    return LinkState(rate=rate, delay=max(0.0, link.delay + link.jitter * Jitter(link.jitter_kind).median))
 
 
 def slack(link: LinkSettings, samples: int, tolerance: float) -> float:

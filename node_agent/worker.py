@@ -25,7 +25,7 @@ from node_agent.job import Job, ProbeSettings
 from node_agent.link import IncomingLink, OutgoingLink
 from node_agent.link_model import ConnectionLost, LinkError, LinkModel
 from node_agent.pauses import Pauses
-from node_agent.probe import LinkDeviation, at_rest, deviations, measure
+from node_agent.probe import ATTEMPTS, LinkDeviation, at_rest, deviations, measure
 from node_agent.ring import Ring
 from node_agent.telemetry.process import Telemetry
 from node_agent.transport import Channel, FramePool, Handshake
@@ -136,8 +136,11 @@ def probe_links(job: Job, settings: ProbeSettings, handshake: Handshake, emit: E
     outgoing = OutgoingLink(model, to_next, pool, WallClock(), handshake.latency)
     incoming = IncomingLink(from_previous, pool)
     asked = at_rest(job.incoming)
-    found, sent = measure(outgoing, incoming, asked, pool, settings, handshake.meet)
-    missed = deviations(asked, found, settings.tolerance)
+    for _ in range(ATTEMPTS):
+        found, sent = measure(outgoing, incoming, asked, pool, settings, handshake.meet)
+        missed = deviations(asked, found, settings.tolerance)
+        if not handshake.meet(float(bool(missed))):  # of all nodes
+            break
     emit(events.Probed(job.rank, job.node, asked.name, found, sent, model.settings, tuple(missed)))
     outgoing.close()
     handshake.meet()

@@ -31,7 +31,7 @@ def write_topology(tmp_path: Path, scene: Path) -> Write:
         path = tmp_path / "small.yaml"
         path.write_text(
             f"name: small\nseed: 3\ndefaults: {{link: {links}}}\nnodes: [{names}]\n"
-            f"emulation: {{clock: virtual, timeout: 20 s}}\n"
+            f"emulation: {{clock: virtual, timeout: 20 s, allow_deviation: true}}\n"
             f"training:\n  scene: {scene}\n  network: [48, 40, 8]\n  steps: 12\n  batch: 32\n"
             f"  learning_rate: 1e-3\n  evaluate_every: 5\n{training}"
         )

@@ -213,7 +213,11 @@ def _node_main(job: Job, log: str, events: connection.Connection, lifeline: conn
 
 
 def _die_with_parent() -> None:
+    """The parent is the fork server, which ends with the controller, unless a node holds the pipe to it open."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    alive = multiprocessing.forkserver._forkserver._forkserver_alive_fd  # type: ignore[attr-defined]
+    if alive is not None:
+        os.close(alive)
 
 
 def _end_with_controller(lifeline: connection.Connection) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,27 +14,11 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from running import PATIENCE, command, edgesim, summary
 
 from edgesim.results import load
 
 Write = Callable[..., Path]
-
-
-PATIENCE = 240.0
-"""s after which a process is given up, however busy the machine"""
-
-
-def edgesim(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=PATIENCE, check=False, **options)
-
-
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-c", "from edgesim.cli import main; main()", *map(str, arguments)]
-
-
-def summary(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    return found
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 4])
@@ -389,3 +372,53 @@ def test_a_full_disk_is_one_clear_error(write_topology: Write, tmp_path: Path) -
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
     assert int(done.stderr.split()[-1]) > 20  # what was measured before is still there
+
+
+def test_events_stop_nodes_and_links_under_both_clocks(write_topology: Write, tmp_path: Path) -> None:
+    file = write_topology(2, "  compressor: {name: topk, density: 0.5}\n", links="{rate: 3 Mbit/s, delay: 2 ms}")
+    with file.open("a") as text:
+        text.write(
+            "events:\n  - {at: 300 ms, event: pause, node: n1, for: 1 s}\n"
+            "  - {at: 1.6 s, event: down, link: [n0, n1], for: 1500 ms}\n"
+        )
+    for clock in ("virtual", "wall"):
+        out = tmp_path / clock
+        done = edgesim("run", file, "--clock", clock, "--out", out, "--no-figures", "--set", "training.steps=60")
+        assert done.returncode == 0, done.stderr
+        found = summary(out)
+        assert found["nodes_agree"] is True
+        run = load(out)
+        slow = np.sort(run.of_node("n0")["duration_s"])[::-1]
+        # Two steps are held up, one by the pause and one by the closed link, and no other is.
+        assert 0.8 < slow[1] <= slow[0] < 3.0
+        assert slow[2] < 0.7
+        waits = [event["until_s"] for event in run.events_of("waiting")]
+        assert waits
+        assert all(until == pytest.approx(3.1) for until in waits)
+        if clock == "wall":
+            assert [(event["node"], event["seconds"]) for event in run.events_of("paused")] == [("n1", 1.0)]
+            assert "n1: pauses for 1 s" in done.stdout
+            assert "no contact, waits" in done.stdout
+
+
+def test_a_node_that_is_stopped_does_not_outlive_its_killed_controller(write_topology: Write, tmp_path: Path) -> None:
+    file, out = write_topology(2, links="{rate: 3 Mbit/s}"), tmp_path / "run"
+    with file.open("a") as text:
+        text.write("events:\n  - {at: 1 s, event: pause, node: n1, for: 10 min}\n")
+    process = subprocess.Popen(
+        command("run", file, "--clock", "wall", "--out", out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        until = time.monotonic() + PATIENCE
+        while not (out / "events.jsonl").exists() or '"paused"' not in (out / "events.jsonl").read_text():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        pids = [event["pid"] for event in load(out).events_of("started")]
+        assert len(pids) == 2
+    finally:
+        process.kill()
+        process.wait()
+    until = time.monotonic() + PATIENCE
+    while any(running_still(pid) for pid in pids) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(running_still(pid) for pid in pids)

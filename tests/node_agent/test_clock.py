@@ -4,8 +4,11 @@ import threading
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from node_agent.clock import VirtualClock, WallClock
+from node_agent.clock import ModelledClock, VirtualClock, WallClock
+from node_agent.job import Window
 
 
 def burn(seconds: float) -> None:
@@ -72,3 +75,77 @@ def test_a_clock_that_stands_cannot_be_stopped_again(clock: WallClock | VirtualC
         pass
     with clock.stopped():
         pass
+
+
+class Counting:
+    """Computing that a test counts itself."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def fresh(self) -> Counting:
+        return Counting()
+
+    def __enter__(self) -> object:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def paused(*spans: tuple[float, float]) -> tuple[ModelledClock, Counting]:
+    work = Counting()
+    return ModelledClock(work, tuple(Window(start=start, end=end) for start, end in spans)), work
+
+
+def test_what_a_pause_interrupts_is_computed_after_it() -> None:
+    clock, work = paused((10, 15), (17, 18))
+    work.seconds = 9.0
+    assert clock.now() == 9.0
+    work.seconds = 11.0  # the last second of it comes after the pause
+    assert clock.now() == 16.0
+    work.seconds = 14.0  # one more until 17, two after the second pause
+    assert clock.now() == 20.0
+
+
+def test_waiting_costs_no_more_than_the_rest_of_a_pause() -> None:
+    clock, work = paused((10, 15))
+    clock.wait_until(12)
+    assert clock.now() == 15
+    clock, work = paused((10, 15))
+    clock.wait_until(20)
+    assert clock.now() == 20
+    work.seconds = 1.0
+    assert clock.now() == 21
+
+
+def test_a_clock_of_another_thread_pauses_too() -> None:
+    clock, _ = paused((10, 15))
+    other = clock.fork()
+    other.wait_until(11)
+    assert other.now() == 15
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.1, 10), st.floats(0.1, 10)), max_size=4),
+    st.lists(st.tuples(st.booleans(), st.floats(0.01, 5)), min_size=1, max_size=12),
+)
+def test_time_never_runs_back_nor_stands_in_a_pause(
+    gaps: list[tuple[float, float]], doings: list[tuple[bool, float]]
+) -> None:
+    spans, at = [], 0.0
+    for gap, length in gaps:
+        spans.append((at + gap, at + gap + length))
+        at = spans[-1][1]
+    clock, work = paused(*spans)
+    for computes, seconds in doings:
+        before = clock.now()
+        if computes:
+            work.seconds += seconds
+        else:
+            clock.wait_until(before + seconds)
+        passed = clock.now() - before
+        inside = sum(max(0.0, min(clock.now(), end) - max(before, start)) for start, end in spans)
+        assert passed >= seconds - 1e-9
+        if computes:
+            assert passed == pytest.approx(seconds + inside)
+        assert not any(start < clock.now() < end - 1e-9 for start, end in spans)

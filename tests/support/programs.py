@@ -10,14 +10,19 @@ from typing import Any
 
 import psutil
 import torch
+import torch.distributed as dist
 from processes import Place
 from torch import Tensor, nn
 
 from node_agent.clock import Clock
 from node_agent.compression import create
 from node_agent.compression.settings import NoneSettings
+from node_agent.events import Measured, Sent
 from node_agent.exchange import Exchange, layers_of
-from node_agent.link_model import LinkError
+from node_agent.job import ProbeSettings
+from node_agent.link_model import LinkError, frame_bytes
+from node_agent.probe import measure
+from node_agent.transport import FramePool
 
 
 def tensor_of(rank: int, length: int, dtype: torch.dtype) -> Tensor:
@@ -232,3 +237,14 @@ def overlap(place: Place, rate: float, seconds: float) -> tuple[float, float]:
     exposed = clock.now() - before
     exchanged.close()
     return exposed, account.ring
+
+
+def probed(place: Place, link: dict[str, Any], samples: int) -> tuple[Measured, Sent]:
+    """What a probe finds of the link that this node receives from, and what it sent."""
+    ring = place.ring(place.clock(virtual=False), **link)
+    assert ring.outgoing is not None
+    assert ring.incoming is not None
+    settings = ProbeSettings(samples=samples, burst_time=0.3)
+    pool = FramePool(frame_bytes([ring.outgoing.model.settings]))
+    previous = ring.outgoing.model.settings  # both directions are alike
+    return measure(ring.outgoing, ring.incoming, previous, pool, settings, dist.barrier)

@@ -1,0 +1,78 @@
+"""Links measured before anything depends on them: by `edgesim links`, and before a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import edgesim, summary
+
+Write = Callable[..., Path]
+
+LINKS = """\
+name: pair
+nodes: [a, b, c]
+links:
+  - {between: [a, b], rate: 4 Mbit/s, delay: 10 ms, reverse: {rate: 1 Mbit/s}}
+  - {between: [b, c]}
+  - {between: [c, a], rate: 2 Mbit/s, schedule: [{from: 1 h, to: 2 h}, {at: 1 h, delay: 30 ms}]}
+"""
+
+
+def test_every_direction_of_every_link_is_measured(tmp_path: Path) -> None:
+    file, png = tmp_path / "links.yaml", tmp_path / "links.png"
+    file.write_text(LINKS)
+    done = edgesim("links", file, "--json", "--samples", "12", "--at", "1 h", "--png", png)
+    assert done.returncode == 0, done.stderr
+    found = {one["link"]: one for one in json.loads(done.stdout)}
+    assert list(found) == ["a->b", "b->a", "b->c", "c->b", "c->a", "a->c"]
+    asked = {name: (one["requested"]["rate_bit_s"], one["requested"]["delay_s"]) for name, one in found.items()}
+    assert asked["a->b"] == (4e6, 0.01)
+    assert asked["b->a"] == (1e6, 0.01)
+    assert asked["c->a"] == (2e6, 0.03)  # as it will be, however long until then
+    for name, (rate, delay) in asked.items():
+        measured = found[name]["measured"]
+        assert found[name]["applied"] == found[name]["requested"]
+        assert measured["delay_s"] == pytest.approx(delay, abs=0.01)
+        if rate is not None:
+            assert measured["rate_bit_s"] == pytest.approx(rate, rel=0.1)
+    assert png.stat().st_size > 10_000
+
+
+def test_a_run_whose_links_miss_their_tolerance_does_not_start(write_topology: Write, tmp_path: Path) -> None:
+    # no host keeps a rate to one part in a billion
+    file, out = write_topology(2), tmp_path / "run"
+    strict = ("--set", "emulation.tolerance=0.000000001", "--set", "emulation.allow_deviation=false")
+    done = edgesim("run", file, "--clock", "wall", *strict, "--out", out)
+    assert done.returncode == 1
+    assert "is not what was asked of it: rate " in done.stderr
+    assert "Traceback" not in done.stderr
+    found = summary(out)
+    assert found["status"] == "failed"
+    assert found["steps"] == 0
+    assert found["deviations"]
+
+
+def test_a_deviation_that_is_allowed_stands_in_the_summary(write_topology: Write, tmp_path: Path) -> None:
+    file, out = write_topology(2), tmp_path / "run"
+    strict = ("--clock", "wall", "--set", "emulation.tolerance=0.000000001")
+    done = edgesim("run", file, *strict, "--allow-deviation", "--out", out, "--no-figures")
+    assert done.returncode == 0, done.stderr
+    found = summary(out)
+    assert found["status"] == "finished"
+    assert found["deviations"]
+    assert {missed.split(": ")[0] for missed in found["deviations"]} <= {"link n0->n1", "link n1->n0"}
+    probes: dict[str, Any] = {name: link["probed"] for name, link in found["links"].items()}
+    for probe in probes.values():
+        assert probe["rate_bit_s"] == pytest.approx(2e7, rel=0.2)
+
+
+def test_a_moment_that_is_no_time_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "links.yaml"
+    file.write_text(LINKS)
+    done = edgesim("links", file, "--at", "soon")
+    assert done.returncode == 2
+    assert done.stderr == "edgesim: --at: found 'soon', allowed a time such as '4 ms'\n"

@@ -1,0 +1,86 @@
+"""What a probe makes of a link: judged by hand, and measured over real sockets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from processes import on_nodes
+from programs import probed
+
+from node_agent.events import Measured
+from node_agent.job import Change, LinkSettings, ProbeSettings, Window
+from node_agent.probe import at_rest, burst, deviations, singles
+
+
+def link(**settings: Any) -> LinkSettings:
+    return LinkSettings(source="a", target="b", **settings)
+
+
+def found(rate: float | None = 1e7, delay: float | None = 0.05, samples: int = 25) -> Measured:
+    return Measured(rate_bit_s=rate, delay_s=delay, jitter_s=0.0, samples=samples)
+
+
+def test_a_link_at_rest_is_as_it_is_at_a_moment_and_open() -> None:
+    settings = link(
+        rate=1e6, delay=0.1, schedule=(Window(start=5, end=9),), changes=(Change(at=7, rate=2e6),), deadline=3
+    )
+    assert at_rest(settings) == link(rate=1e6, delay=0.1)
+    assert at_rest(settings, 7.0) == link(rate=2e6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "measured", "missed"),
+    [
+        ({}, found(rate=1.04e7, delay=0.0524), []),
+        ({}, found(rate=1.06e7), ["rate 1.06e+07 bit/s instead of 1e+07 (+6.0 %)"]),
+        ({}, found(rate=None), []),
+        ({"rate": None}, found(rate=1.0), []),
+        ({}, found(delay=0.053), ["delay 53 ms instead of 50 ms"]),  # 5 % are 2.5 ms
+        ({"delay": 0.0}, found(delay=0.0019), []),  # what a busy host adds is allowed
+        ({"delay": 0.0}, found(delay=0.0021), ["delay 2.1 ms instead of 0 ms"]),
+        # jitter of 4 ms over 25 samples: a median is good to 1.25 · 4 / 5 = 1 ms, and three of these are allowed
+        ({"jitter": 0.004}, found(delay=0.0554), []),
+        ({"jitter": 0.004}, found(delay=0.0556), ["delay 55.6 ms instead of 50 ms"]),
+        # 68 bytes of framing with each 1,500
+        ({"overhead": 68}, found(rate=1e7 / (1 + 68 / 1500)), []),
+        ({"overhead": 680}, found(rate=1e7), ["rate 1e+07 bit/s instead of 6.881e+06 (+45.3 %)"]),
+    ],
+)  # fmt: skip
+def test_what_misses_its_tolerance_is_told(settings: dict[str, Any], measured: Measured, missed: list[str]) -> None:
+    asked = link(**{"rate": 1e7, "delay": 0.05, **settings})
+    assert deviations(asked, measured, tolerance=0.05) == missed
+
+
+def test_most_of_a_skewed_jitter_lies_below_the_mean() -> None:
+    asked = link(delay=0.1, jitter=0.02, jitter_kind="pareto")
+    # two thirds of what jitters so are below its mean; the median is 0.3 standard deviations below
+    assert deviations(asked, found(rate=None, delay=0.1 - 0.3 * 0.02, samples=10_000), 0.05) == []
+    assert deviations(link(delay=0.1, jitter=0.02), found(rate=None, delay=0.094, samples=10_000), 0.05)
+
+
+def test_a_probe_takes_no_longer_than_its_budget_on_a_slow_link() -> None:
+    probe = ProbeSettings(samples=100, budget=2.0, burst_time=0.5)
+    for rate in (1e5, 1e6, 1e9):
+        count, pause = singles(link(rate=rate), probe)
+        assert 8 <= count <= 100
+        assert count * pause <= 2.0 or count == 8
+        messages, length = burst(link(rate=rate), probe, 16384)
+        assert 8 * messages * length / rate < 0.8 or messages == 8
+    assert singles(link(), probe)[0] == 100
+
+
+def test_a_probe_finds_what_the_links_impose() -> None:
+    results = on_nodes(2, probed, {"rate": 2e6, "delay": 0.03}, 12)
+    for measured, sent in results:
+        assert measured.rate_bit_s == pytest.approx(2e6, rel=0.1)
+        assert measured.delay_s == pytest.approx(0.03, abs=0.01)
+        assert measured.samples >= 6
+        assert sent.messages >= 20
+
+
+def test_a_probe_of_a_lossy_link_counts_what_was_sent_again() -> None:
+    measured, sent = on_nodes(2, probed, {"rate": 2e6, "delay": 0.02, "loss": 0.2}, 12)[0]
+    assert sent.retransmitted_bytes > 0
+    # messages that were sent again came a round trip later, and tell nothing of the delay
+    assert measured.delay_s == pytest.approx(0.02, abs=0.01)
