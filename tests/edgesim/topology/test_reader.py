@@ -196,7 +196,10 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "an empty section": (
         "nodes: [a]\nemulation:\n",
-        ["bad.yaml:2: emulation: found nothing, allowed a mapping of links, clock, compute, timeout"],
+        [
+            "bad.yaml:2: emulation: found nothing, allowed a mapping of links, clock, compute, timeout, "
+            "tolerance, allow_deviation"
+        ],
     ),
     "bad units": (
         """\
