@@ -197,13 +197,8 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
     "an empty section": (
         "nodes: [a]\nemulation:\n",
         [
-<<<<<<< HEAD
             "bad.yaml:2: emulation: found nothing, "
             "allowed a mapping of links, clock, compute, timeout, tolerance, allow_deviation"
-=======
-            "bad.yaml:2: emulation: found nothing, allowed a mapping of links, clock, compute, timeout, "
-            "tolerance, allow_deviation"
->>>>>>> devices
         ],
     ),
     "bad units": (
