@@ -11,6 +11,7 @@ import json
 import os
 import statistics
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ WARM_UP = 6
 def network(widths: list[int]) -> nn.Module:
     there_and_back = [*widths, *widths[-2::-1]]
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(there_and_back, there_and_back[1:], strict=False):
+    for inputs, outputs in pairwise(there_and_back):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
