@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -80,7 +83,7 @@ def run(
         Path | None,
         typer.Option(help="the run folder itself  [default: results/runs/NAME-TIME]", show_default=False),
     ] = None,
-    links: Annotated[str | None, typer.Option(metavar="userspace", help="how links are imposed")] = None,
+    links: Annotated[str | None, typer.Option(metavar="userspace|netns", help="how links are imposed")] = None,
     clock: Annotated[str | None, typer.Option(metavar="wall|virtual", help="whether nodes wait for links")] = None,
     allow_deviation: Annotated[
         bool, typer.Option("--allow-deviation", help="run also where links miss their tolerance, and record it")
@@ -92,6 +95,8 @@ def run(
     """Train over the links of FILE, and report accuracy, bytes and time."""
     from edgesim import comparison
     from edgesim.fleet.local import LocalFleet
+    from edgesim.network.namespaces import NetworkError
+    from edgesim.network.plan import Unavailable
     from edgesim.progress import Progress, Terminal
     from edgesim.results import RunFolder, RunFolderError
     from edgesim.run import Experiment, Interrupted, RunError, reserve, run_all
@@ -106,8 +111,10 @@ def run(
     try:
         topology = read(file, overrides, options)
         experiment = Experiment.prepare(topology, read_text(file), overrides)
-    except (TopologyError, SceneError) as error:
-        _refuse(_problems(error, file, overrides))
+    except (TopologyError, SceneError, Unavailable) as error:
+        _refuse(_problems(error, file, overrides, options))
+    except NetworkError as error:
+        _fail(str(error), FAILED)
     folder = out or RunFolder.default_path("results/runs", topology.name, datetime.now())
     try:
         reserve(folder, len(topology.training.compressor))
@@ -351,6 +358,55 @@ def compressors(as_json: Json = False) -> None:
         _console().print(catalogue.render())
 
 
+@app.command(name="exec", context_settings={"ignore_unknown_options": True})
+def execute(
+    file: File,
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="program and arguments")],
+    settings: Set = None,
+    grace: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="for the others once a node has failed")] = 10,
+) -> None:
+    """Run a command on every node, over the links of FILE: RANK, WORLD_SIZE, MASTER_ADDR and so on are set as torchrun
+    does. Ends with the worst exit code."""
+    from edgesim.exec import Output, run_everywhere
+    from edgesim.network.namespaces import Network, NetworkError, usable_plan
+    from edgesim.network.plan import Unavailable
+    from edgesim.run import interruptible
+    from edgesim.topology.reader import TopologyError, read
+
+    try:
+        topology = read(file, settings or ())
+        plan = usable_plan(topology)
+    except (TopologyError, Unavailable) as error:
+        _refuse(_problems(error, file, settings or ()))
+    except NetworkError as error:
+        _fail(str(error), FAILED)
+    try:
+        with interruptible(), Network(replace(plan, run=f"exec-{os.getpid()}")) as network:
+            code = run_everywhere(network, command, Output(plan.nodes), grace)
+    except NetworkError as error:
+        _fail(str(error), FAILED)
+    raise typer.Exit(code)
+
+
+@app.command()
+def clean(as_json: Json = False) -> None:
+    """End what killed runs have left behind: their processes, and with these their namespaces and devices."""
+    from edgesim.network import records
+
+    try:
+        cleaned = list(records.clean())
+    except records.RecordError as error:
+        _fail(str(error), FAILED)
+    if as_json:
+        typer.echo(json.dumps([one.__dict__ for one in cleaned], indent=2))
+        return
+    for one in cleaned:
+        what = "is going on; left alone" if one.alive else f"removed; {one.processes} process(es) ended"
+        typer.echo(f"{one.run}: {what}")
+    if not cleaned:
+        typer.echo("nothing to remove")
+
+
 @app.command()
 def devices(as_json: Json = False) -> None:
     """List the device profiles: what each board reaches in each power mode, and how much of that is unverified."""
@@ -389,12 +445,21 @@ def _options(
         yield "emulation.allow_deviation=true", "--allow-deviation"
 
 
-def _problems(error: ValueError, file: Path, overrides: Sequence[str]) -> list[str]:
+def _problems(
+    error: ValueError, file: Path, overrides: Sequence[str], typed: Mapping[str, str] = MappingProxyType({})
+) -> list[str]:
     """A line for each mistake, its place first, as editors like it."""
+    from edgesim.network.plan import Unavailable
+    from edgesim.topology.problems import Problem, dotted
     from edgesim.topology.reader import TopologyError, place_of
 
     if isinstance(error, TopologyError):
         return str(error).splitlines()
+    if isinstance(error, Unavailable):
+        return [
+            str(Problem(place_of(file, overrides, *keys, typed=typed), dotted(keys), refusal))
+            for keys, refusal in error.problems
+        ]
     return [f"{place_of(file, overrides, 'training', 'scene')}: training.scene: {error}"]
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,10 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from edgesim import host
-from edgesim.topology.quantities import format_bytes, format_time
+from edgesim.network import tun
+from edgesim.network.namespaces import NetworkError, probe
+from edgesim.network.plan import CONGESTION_CONTROL
+from edgesim.network.relay import MOST_RATE
+from edgesim.topology.quantities import format_bytes, format_rate, format_time
 from node_agent.workloads import scenes
 
-QDISCS = {"tbf": "rate 10mbit burst 32kb latency 50ms", "htb": "", "netem": "delay 10ms"}
+NETNS = "links: netns"
 
 
 @dataclass(frozen=True)
@@ -91,30 +93,34 @@ def _loopback() -> Iterator[Finding]:
 
 
 def _kernel() -> Iterator[Finding]:
-    tun = Path("/dev/net/tun")
-    usable = tun.exists() and os.access(tun, os.R_OK | os.W_OK)
-    yield Finding("TUN", "ok" if usable else "absent", str(tun) if usable else f"{tun} cannot be opened")
-    if not _inside_namespace("true"):
-        yield Finding("network namespaces", "absent", "not allowed to this user, or no unshare command")
-        return
-    yield Finding("network namespaces", "ok", "also without root, in a user namespace")
-    if shutil.which("tc") is None or shutil.which("ip") is None:
-        yield Finding("qdiscs", "absent", "not probed: no tc or ip command")
-        return
-    for qdisc, options in QDISCS.items():
-        there = _inside_namespace(f"ip link set lo up && tc qdisc add dev lo root {qdisc} {options}")
-        yield Finding(f"qdisc {qdisc}", "ok" if there else "absent", "" if there else "not in this kernel")
-
-
-def _inside_namespace(command: str) -> bool:
-    """Whether a shell command succeeds in a network namespace of its own, which vanishes with it."""
-    if shutil.which("unshare") is None:
-        return False
     try:
-        done = subprocess.run(["unshare", "-Urn", "sh", "-c", command], capture_output=True, timeout=20, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return done.returncode == 0
+        kernel = probe()
+    except NetworkError as error:
+        yield Finding(NETNS, "absent", str(error))
+        return
+    if kernel.forbidden is not None:
+        yield Finding(NETNS, "absent", f"no network namespaces: {kernel.forbidden}")
+        return
+    how = "in a user namespace, without root" if kernel.unprivileged else "as this user"
+    yield Finding("network namespaces", "ok", how)
+    yield Finding("qdisc tbf", *_found(kernel.buckets))
+    yield Finding("qdisc netem", *_found(None if kernel.netem else "not in this kernel"))
+    yield Finding("TUN", *_found(kernel.tun, str(tun.DEVICE)))
+    if kernel.congestion is not None or kernel.buckets is not None:
+        yield Finding(NETNS, "absent", str(kernel.congestion or kernel.buckets))
+        return
+    relayed = f"a relay on TUN devices, up to {format_rate(MOST_RATE)}"
+    beyond = {
+        (True, True): f"delay and loss by netem; jitter, bursts of loss and windows by {relayed}",
+        (True, False): "delay and loss by netem; no jitter, bursts of loss or windows",
+        (False, True): f"delay, jitter, loss and windows by {relayed}",
+        (False, False): "no delay, jitter, loss or windows",
+    }[kernel.netem, kernel.tun is None]
+    yield Finding(NETNS, "ok", f"rate by the kernel; {beyond}; TCP congestion control {CONGESTION_CONTROL}")
+
+
+def _found(why_not: str | None, detail: str = "") -> tuple[str, str]:
+    return ("ok", detail) if why_not is None else ("absent", why_not)
 
 
 def _power() -> Iterator[Finding]:
@@ -150,7 +156,13 @@ def render(findings: list[Finding]) -> RenderableType:
     verdict = (
         f"no run is possible here: {', '.join(missing)}"
         if missing
-        else "links: imposed in user space by the sending node; no privileges needed\n"
-        "clock: wall, or virtual (computed, nobody waits)"
+        else "links: userspace: imposed in user space by the sending node; no privileges needed\n"
+        f"{_netns(findings)}\n"
+        "clock: wall, or virtual (computed, nobody waits; with links: userspace)"
     )
     return Group(table, Text(""), Text(verdict))
+
+
+def _netns(findings: list[Finding]) -> str:
+    (found,) = (finding for finding in findings if finding.subject == NETNS)
+    return f"{NETNS}: {found.detail if found.status == 'ok' else f'not here: {found.detail}'}"

@@ -9,7 +9,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("edgesim", "torch", "numpy", "scipy", "scikit-learn", "spectral", "h5py", "pydantic", "matplotlib")
+_PACKAGES = (
+    "edgesim",
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "spectral",
+    "h5py",
+    "pydantic",
+    "pyroute2",
+    "matplotlib",
+)
 
 
 def versions() -> dict[str, str | None]:

@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesim.network.plan import Applied
 from node_agent.events import Event, Received, Sent, Step, StepParts, Telemetry
 from node_agent.job import LinkSettings
 from node_agent.plain import described, plain
@@ -202,6 +203,10 @@ class RunFolder:
         """Write what the nodes' observations after `step` steps came to. Raises RunFolderError as `record`."""
         event = {"event": "evaluation", "step": step, "time_s": time_s, "metrics": metrics}
         self._write_event(event)
+
+    def record_network(self, moment: str, links: Sequence[Applied]) -> None:
+        """Write what imposes the links, as read back when the run "began" or "ended". Raises RunFolderError."""
+        self._write_event({"event": "network", "moment": moment, "links": [asdict(link) for link in links]})
 
     def _write_event(self, event: Mapping[str, Any]) -> None:
         self._streams["events.jsonl"].write((_json(event) + b"\n").decode())

@@ -7,8 +7,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from edgesim import host
 from edgesim.comparison import compressor_label
 from edgesim.fleet.base import Fleet, NodeFailure
+from edgesim.network.namespaces import Network, NetworkError, run_id, usable_plan
+from edgesim.network.plan import Plan, describe
 from edgesim.results import Run, RunFolder, RunFolderError, load
 from edgesim.summary import summarise
 from edgesim.topology.computing import boards
 from edgesim.topology.events import pauses
 from edgesim.topology.schema import Topology
 from node_agent.compression.settings import CompressorSettings
-from node_agent.events import Event, Observation, Step
+from node_agent.events import ClockSet, Event, Observation, Started, Step
 from node_agent.job import BackgroundSettings, Job, ProbeSettings, SceneSettings
 from node_agent.link_model import frame_bytes, patience
 from node_agent.workloads import detection
@@ -71,16 +73,19 @@ class Experiment:
     rgb: NDArray[np.uint8]
     overrides: tuple[str, ...] = ()
     """what was changed of it on the command line"""
+    plan: Plan | None = None
+    """how the kernel imposes the links; None: the nodes do"""
 
     @classmethod
     def prepare(cls, topology: Topology, source: str, overrides: Sequence[str] = ()) -> Experiment:
-        """Open the scene, draw the prior, and run the controls.
+        """Open the scene, draw the prior, run the controls, and find out whether the links can be imposed here.
 
-        Raises SceneError as `open_scene_of`.
+        Raises SceneError as `open_scene_of`, Unavailable and NetworkError as `usable_plan`.
         """
+        plan = usable_plan(topology) if topology.emulation.links == "netns" else None
         scene, prior = open_scene_of(topology)
         controls, rgb = detection.controls(scene, prior), detection.false_colour(scene)
-        return cls(topology, source, scene, prior, controls, rgb, tuple(overrides))
+        return cls(topology, source, scene, prior, controls, rgb, tuple(overrides), plan)
 
     @property
     def scored(self) -> dict[str, int]:
@@ -88,7 +93,9 @@ class Experiment:
         truth = self.scene.mask[~self.prior.used]
         return {"targets": int(truth.sum()), "background": int((~truth).sum())}
 
-    def jobs(self, compressor: CompressorSettings, run: str, rendezvous: str) -> list[Job]:
+    def jobs(
+        self, compressor: CompressorSettings, run: str, rendezvous: str, network: Network | None = None
+    ) -> list[Job]:
         """One job per node, in ring order."""
         topology, training = self.topology, self.topology.training
         names = tuple(topology.ring)
@@ -97,6 +104,9 @@ class Experiment:
         frame = frame_bytes(links.values())
         modelled = boards(topology)
         factors = {node.name: node.compute_factor for node in topology.nodes}
+        inside: list[dict[str, Any]] = [{}] * len(names)
+        if network is not None:
+            inside = [network.inside(rank) for rank in range(len(names))]
         bare = topology.emulation.clock == "wall" and all(link.bare for link in links.values())
         probe = None
         if topology.emulation.clock == "wall" and links and not bare:
@@ -134,6 +144,7 @@ class Experiment:
                     learning_rate=training.learning_rate,
                 ),
                 evaluate_every=training.evaluate_every,
+                **inside[rank],
             )
             for rank, name in enumerate(names)
         ]
@@ -151,19 +162,36 @@ class Experiment:
         try:
             folder.write_topology(self.source)
             folder.write_config(self._config(compressor))
-            with tempfile.TemporaryDirectory(prefix="edgesim-") as meeting, interruptible(), fleet:
-                jobs = self.jobs(compressor, path.name, f"file://{meeting}/rendezvous")
+            with (
+                tempfile.TemporaryDirectory(prefix="edgesim-") as meeting,
+                interruptible(),
+                self._network(path) as network,
+                fleet,
+            ):
+                jobs = self.jobs(compressor, path.name, f"file://{meeting}/rendezvous", network)
+                if network is not None:
+                    folder.record_network("began", network.applied())
                 fleet.start(jobs, [folder.log_path(job.node) for job in jobs])
-                for event in fleet.events():
-                    folder.record(event)
-                    evaluation = observed(event)
-                    if evaluation is not None:
-                        folder.record_evaluation(*evaluation)
-                    watch(event)
+                try:
+                    for event in fleet.events():
+                        if isinstance(event, ClockSet):
+                            if network is not None and network.plan.changing:
+                                network.begin(event.origin_s)
+                            continue
+                        if isinstance(event, Started) and network is not None:
+                            network.adopt(event.pid)
+                        folder.record(event)
+                        evaluation = observed(event)
+                        if evaluation is not None:
+                            folder.record_evaluation(*evaluation)
+                        watch(event)
+                finally:
+                    if network is not None:  # raises where the network's own failure was the cause of a node's
+                        folder.record_network("ended", network.applied())
             folder.write_maps(observed.maps())
         except NodeFailure as error:
             failure = RunError(str(error), error.log)
-        except (RunError, RunFolderError) as error:
+        except (RunError, RunFolderError, NetworkError) as error:
             failure = error if isinstance(error, RunError) else RunError(str(error))
         except KeyboardInterrupt:
             failure = Interrupted("interrupted")
@@ -183,6 +211,9 @@ class Experiment:
             raise failure
         return load(path)
 
+    def _network(self, path: Path) -> AbstractContextManager[Network | None]:
+        return nullcontext() if self.plan is None else Network(replace(self.plan, run=run_id(path)))
+
     def _config(self, compressor: CompressorSettings) -> dict[str, Any]:
         topology = self.topology
         return {
@@ -190,6 +221,7 @@ class Experiment:
             "nodes": list(topology.ring),
             "links": [link.model_dump() for link in topology.directed_links()],
             "clock": topology.emulation.clock,
+            "network": describe(self.plan) if self.plan is not None else None,
             "compute": topology.compute,
             "boards": {name: board.described() for name, board in boards(topology).items()},
             "compressor": compressor.model_dump(),

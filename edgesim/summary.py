@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesim.network.shaping import payload_rate
 from edgesim.results import PARTS, Columns, Run
 from node_agent.events import Sent
 from node_agent.job import LinkSettings
@@ -52,6 +53,7 @@ def summarise(
         "clock": run.config.get("clock"),
         "compute": run.config.get("compute"),
         "links_imposed": topology.get("emulation", {}).get("links"),
+        "tcp_congestion_control": (run.config.get("network") or {}).get("tcp_congestion_control"),
         "compressor": run.config.get("compressor"),
         "workload": training.get("workload"),
         "scene": run.config.get("scene"),
@@ -96,6 +98,7 @@ def summarise(
         "params_sha256": digests.pop() if len(digests) == 1 and agree else None,
         "nodes_agree": agree,
     }
+    applied_by_kernel = applied_links(run)
     probed = {event["link"]: event for event in run.events_of("probed")}
     for source, target in run.ring:
         name, link = f"{source}->{target}", run.of_link(source, target)
@@ -103,12 +106,43 @@ def summarise(
         asked, applied = run.link_settings.get((source, target)), started.get(source, {}).get("link")
         summary["links"][name] = {
             "requested": as_si(asked) if asked else None,
-            "applied": as_si(LinkSettings.model_validate(applied)) if applied else None,
+            "applied": applied_by_kernel.get(name)
+            or (as_si(LinkSettings.model_validate(applied)) if applied else None),
             "probed": probed[name]["found"] if name in probed else None,
-            "measured": measured(link),
+            "measured": measured(link) | lost_by_relay(applied_by_kernel.get(name)),
         }
     content: dict[str, Any] = plain(summary)
     return content
+
+
+def applied_links(run: Run) -> dict[str, dict[str, Any]]:
+    """By the name of each directed link what the kernel was found to impose, and what it had carried when last asked;
+    empty where the nodes imposed their links themselves.
+
+    `payload_bit_s` is what full TCP segments have of `rate_bit_s`.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for entry in (link for event in run.events_of("network") for link in event["links"]):
+        link = LinkSettings.model_validate(entry["link"])
+        found[link.name] = {
+            **as_si(link),
+            "payload_bit_s": None if link.rate is None else payload_rate(link.rate, link.overhead),
+            "overhead_bytes": link.overhead,
+            "queue_bytes": link.queue,
+            "burst_bytes": entry["burst"],
+            "means": entry["means"],
+            "counters": entry["counters"],
+            "relay": entry["relayed"],
+        }
+    return found
+
+
+def lost_by_relay(applied: Mapping[str, Any] | None) -> dict[str, float | None]:
+    """The measured loss of a link that the kernel imposes: the nodes' own counts know of no packet beneath TCP."""
+    if applied is None:
+        return {}
+    relay = applied["relay"]
+    return {"loss": _ratio(relay["lost"], relay["packets_in"]) if relay is not None else 0.0}
 
 
 def of(run: Run) -> dict[str, Any]:

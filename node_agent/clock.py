@@ -54,6 +54,11 @@ class WallClock:
         """The host's monotonic time at `moment` of the run."""
         return moment + self._origin
 
+    @property
+    def origin(self) -> float:
+        """The host's monotonic time at which this clock shows 0."""
+        return self._origin
+
     def wait_until(self, moment: float) -> None:
         sleep_until(self.host(moment))
 

@@ -115,6 +115,16 @@ class Started:
 
 
 @dataclass(frozen=True)
+class ClockSet:
+    """The run's clock shows 0 when this host's monotonic clock shows `origin_s`: for what imposes links from outside,
+    and has to open and close them by the run's clock."""
+
+    rank: int
+    node: str
+    origin_s: float
+
+
+@dataclass(frozen=True)
 class Waiting:
     """A message met a closed link and waits for contact; told once a closure."""
 
@@ -200,5 +210,5 @@ class Finished:
     """number of trained values"""
 
 
-Event = Union[Probed, Started, Waiting, Paused, Step, Telemetry, Observation, Fault, Finished]  # noqa: UP007
+Event = Union[Probed, Started, ClockSet, Waiting, Paused, Step, Telemetry, Observation, Fault, Finished]  # noqa: UP007
 Emit = Callable[[Event], None]

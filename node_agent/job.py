@@ -139,6 +139,13 @@ class BackgroundSettings(Settings):
 WorkloadSettings = Annotated[Union[BackgroundSettings], Field()]  # noqa: UP007
 
 
+class Entrance(Settings):
+    """Where the namespaces of an emulated node are entered: paths below /proc."""
+
+    network: str
+    user: str | None = Field(default=None, description="None: the network belongs to the host's own user namespace")
+
+
 class Job(Settings):
     """Everything that one node of a run needs to know."""
 
@@ -154,7 +161,9 @@ class Job(Settings):
         description="virtual clock: what the node's board reaches; None: CPU time measured here counts",
     )
     pauses: tuple[Window, ...] = Field(default=(), description="when the node computes nothing, ascending")
-    outgoing: LinkSettings | None = Field(description="the link to the next node of the ring; None if alone")
+    outgoing: LinkSettings | None = Field(
+        description="the link to the next node of the ring, as the node imposes it or has to expect it; None if alone"
+    )
     incoming: LinkSettings | None = Field(description="the link from the previous node; None if alone")
     frame: int = Field(
         default=FRAME, ge=64, le=FRAME, multiple_of=64, description="payload of the largest message, bytes"
@@ -164,6 +173,11 @@ class Job(Settings):
     )
     rendezvous: str = Field(description="init_method of torch.distributed: file:///path or tcp://host:port")
     interface: str = Field(default="lo", description="network interface of the data plane")
+    aside: str | None = Field(
+        default=None, description="network interface past the links; None: the data plane's own, where nothing is held"
+    )
+    imposed: Literal["node", "kernel"] = Field(default="node", description="who imposes the outgoing link")
+    entrance: Entrance | None = Field(default=None, description="namespaces to enter first; None: the host's own")
     probe: ProbeSettings | None = Field(default=None, description="links are measured first; None: they are not")
     timeout: float = Field(default=60.0, description="longest silence from a neighbour, beyond its link's own time, s")
     compressor: AnyCompressorSettings

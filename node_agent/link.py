@@ -26,6 +26,10 @@ POSTED = 8
 """receives kept ready on every incoming link, so that a message never waits for its receiver to ask for it"""
 
 
+TRANSPORT_HEADER = 48
+"""bytes that Gloo puts before each message (gloo/transport/tcp/pair.h, Op::preamble)"""
+
+
 class OutgoingLink:
     """Sends messages to one neighbour through a `LinkModel`. `send` waits only for room in the link's queue; `flush`
     does not return before the transport has taken everything that needs no holding back. `closed` is told, once a
@@ -39,7 +43,10 @@ class OutgoingLink:
         clock: Clock,
         latency: float = 0.0,
         closed: Callable[[float, float], None] | None = None,
+        imposed: bool = True,
     ) -> None:
+        """`imposed`: whether messages are held back as the model says; otherwise it only tells what to expect of a link
+        that something else imposes."""
         self.model = model
         self.sent = Sent()
         self._channel = channel
@@ -47,15 +54,16 @@ class OutgoingLink:
         self._in_flight: deque[tuple[dist.Work, Frame]] = deque()
         self._closed = closed
         self._opened: float | None = None
+        self._unseen = 0 if imposed else TRANSPORT_HEADER
         self._line: DelayLine | None = None
-        if isinstance(clock, WallClock) and not model.settings.bare:
+        if isinstance(clock, WallClock) and imposed and not model.settings.bare:
             self._line = DelayLine(channel, pool, latency)
 
     def send(self, frame: Frame, clock: Clock) -> None:
         """Send a filled frame; it belongs to the link from now on."""
         nbytes = HEADER_BYTES + frame.length
         now = clock.now()
-        t = self.model.transmit(nbytes, now)
+        t = self.model.transmit(nbytes + self._unseen, now)
         self.sent += Sent(1, frame.length, HEADER_BYTES, t.retransmitted, t.busy, t.queued, t.closed, t.framing)
         if t.opened is not None and t.opened != self._opened and self._closed is not None:
             self._closed(now + t.queued, t.opened)
@@ -141,12 +149,12 @@ class IncomingLink:
     WAITED = 1e-4
     """s; a receive that took longer than this had to wait for its message"""
 
-    def __init__(self, channel: Channel, pool: FramePool) -> None:
+    def __init__(self, channel: Channel, pool: FramePool, posted: int = POSTED) -> None:
         self.meter = Meter()
         self._channel = channel
         self._pool = pool
         self._posted: deque[tuple[dist.Work, Frame]] = deque()
-        for _ in range(POSTED):
+        for _ in range(posted):
             self._post()
 
     def _post(self) -> None:

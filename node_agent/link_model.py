@@ -28,6 +28,10 @@ SMALLEST_FRAME = 16 * 1024
 """bytes; below this the header and the handling of a message would weigh more than what a shorter one gains"""
 
 
+TCP_HEADERS = 52
+"""bytes of each packet that IP and TCP with timestamps take"""
+
+
 class LinkError(RuntimeError):
     """A link that failed: the neighbour is gone, silent for too long, or will never be in contact again."""
 
@@ -152,6 +156,18 @@ class LinkModel:
             sent_again += int(pending.sum())
             rounds += 1
         return sent_again, rounds
+
+
+def framed(link: LinkSettings) -> LinkSettings:
+    """The link as the messages of a TCP connection find it where something beneath TCP imposes it."""
+    return link.model_copy(update={"overhead": link.overhead + TCP_HEADERS})
+
+
+def expected(link: LinkSettings) -> LinkSettings:
+    """What a sender can say of its messages beforehand where something beneath TCP imposes the link."""
+    drawn = {"jitter": 0.0, "loss": 0.0, "bursts": None}
+    changes = tuple(change.model_copy(update=drawn) for change in link.changes)
+    return framed(link).model_copy(update={**drawn, "changes": changes, "queue": None})
 
 
 def packets(nbytes: int) -> int:

@@ -101,18 +101,20 @@ class Channel:
     tag: int
     name: str
     timeout: float
+    group: dist.ProcessGroup | None = None
+    """None: the default one"""
 
     def send(self, octets: Tensor) -> dist.Work:
         """Begin to send; raises ConnectionLost if the neighbour is known to be gone."""
         with self._translated():
-            work = dist.isend(octets, self.peer, tag=self.tag)
+            work = dist.isend(octets, self.peer, self.group, self.tag)
         assert work is not None
         return work
 
     def receive(self, octets: Tensor) -> dist.Work:
         """Begin to receive; raises ConnectionLost if the neighbour is known to be gone."""
         with self._translated():
-            work = dist.irecv(octets, self.peer, tag=self.tag)
+            work = dist.irecv(octets, self.peer, self.group, self.tag)
         assert work is not None
         return work
 
@@ -181,12 +183,18 @@ class Handshake:
         return moment
 
     def _round(self, moment: float) -> float:
-        arriving = _number()
-        sent = self._next.send(_number(moment))
-        received = self._previous.receive(arriving)
-        self._next.finish(sent)
-        self._previous.finish(received)
-        return max(moment, float(arriving))
+        return max(moment, pass_on(moment, self._next, self._previous))
+
+
+def pass_on(number: float, to_next: Channel, from_previous: Channel) -> float:
+    """Send a number to the next node, and return the one of the previous node, which does the same. The first time,
+    this opens the connections of their group. Raises LinkError if a neighbour does not answer."""
+    arriving = _number()
+    sent = to_next.send(_number(number))
+    received = from_previous.receive(arriving)
+    to_next.finish(sent)
+    from_previous.finish(received)
+    return float(arriving)
 
 
 def _number(value: float = 0.0) -> Tensor:

@@ -22,13 +22,13 @@ from node_agent.compression.base import GradientError
 from node_agent.events import Emit
 from node_agent.exchange import Account, Exchange, layers_of, make_buckets, parts_of
 from node_agent.job import Job, ProbeSettings
-from node_agent.link import IncomingLink, OutgoingLink
-from node_agent.link_model import ConnectionLost, LinkError, LinkModel
+from node_agent.link import POSTED, IncomingLink, OutgoingLink
+from node_agent.link_model import ConnectionLost, LinkError, LinkModel, expected, framed
 from node_agent.pauses import Pauses
 from node_agent.probe import ATTEMPTS, LinkDeviation, at_rest, deviations, measure
 from node_agent.ring import Ring
 from node_agent.telemetry.process import Telemetry
-from node_agent.transport import Channel, FramePool, Handshake
+from node_agent.transport import Channel, FramePool, Handshake, pass_on
 from node_agent.work import Work
 from node_agent.workloads.background import BackgroundError, BackgroundLearning
 from node_agent.workloads.base import Workload
@@ -37,6 +37,12 @@ from node_agent.workloads.formats import SceneError
 ASIDE, RING, BARE, PROBE = 0, 1, 2, 3
 """tags: what passes by the links, the messages of the ring, those of a bare one, and those that measure"""
 
+
+MOST_POSTED = 1024
+"""receives beyond the usual ones, however much a link holds"""
+
+HEARD = 0.05
+"""s after which what imposes the links from outside has heard that the run's clock goes; nothing is sent before"""
 
 FOR_PEOPLE = (LinkError, SceneError, BackgroundError, GradientError)
 """errors whose message says all that there is to say"""
@@ -66,12 +72,14 @@ def _do(job: Job, emit: Emit) -> None:
     torch.use_deterministic_algorithms(True)
     # Every buffer is written before it is read; filling it would take memory and time that no node needs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    _join(job)
+    data = _join(job)
     handshake = Handshake(job.rank, job.world_size, *channels(job, ASIDE)) if job.world_size > 1 else None
+    if data is not None and job.world_size > 1:
+        pass_on(0.0, *channels(job, RING, data))
     if handshake and job.probe is not None:
-        probe_links(job, job.probe, handshake, emit)
+        probe_links(job, job.probe, handshake, emit, data)
     if job.workload is not None:
-        _train(job, BackgroundLearning(job.workload, job.seed, job.rank), handshake, emit)
+        _train(job, BackgroundLearning(job.workload, job.seed, job.rank), handshake, emit, data)
     else:
         emit(events.Finished(job.rank, job.node, 0.0, 0, "", 0))
     if handshake:
@@ -86,16 +94,21 @@ def make_clock(job: Job) -> Clock:
     return ModelledClock(Work(job.roofline), job.pauses)
 
 
-def _train(job: Job, workload: Workload, handshake: Handshake | None, emit: Emit) -> None:
+def _train(
+    job: Job, workload: Workload, handshake: Handshake | None, emit: Emit, group: dist.ProcessGroup | None
+) -> None:
     if handshake:
         handshake.meet()
     clock = make_clock(job)
+    tell_clock(job, clock, emit)
+    if job.imposed == "kernel":
+        clock.wait_until(HEARD)
 
     def closed(since: float, until: float) -> None:
         assert job.outgoing is not None
         emit(events.Waiting(job.rank, job.node, job.outgoing.name, since, until))
 
-    ring = make_ring(job, clock, handshake.latency if handshake else 0.0, closed)
+    ring = make_ring(job, clock, handshake.latency if handshake else 0.0, closed, group)
 
     def paused(seconds: float) -> None:
         emit(events.Paused(job.rank, job.node, seconds))
@@ -112,7 +125,7 @@ def _prepare_and_train(
     facts = workload.prepare(ring)
     barrier(ring, clock, handshake)
     prepared = ring.outgoing.sent if ring.outgoing else events.Sent()
-    link = ring.outgoing.model.settings if ring.outgoing else None
+    link = ring.outgoing.model.settings if ring.outgoing and job.imposed == "node" else None
     buckets = make_buckets(list(workload.model.named_parameters()), job.bucket_bytes)
     dense = sum(ring.dense_bytes(sum(p.numel() for p in bucket.parameters)) for bucket in buckets)
     emit(events.Started(job.rank, job.node, os.getpid(), facts, prepared, clock.now(), dense, link))
@@ -123,19 +136,22 @@ def _prepare_and_train(
         return _steps(job, workload, ring, clock, handshake, observer, emit)
 
 
-def probe_links(job: Job, settings: ProbeSettings, handshake: Handshake, emit: Emit) -> None:
+def probe_links(
+    job: Job, settings: ProbeSettings, handshake: Handshake, emit: Emit, group: dist.ProcessGroup | None = None
+) -> None:
     """Measure the links of this node, as they are at the beginning.
 
     Raises LinkDeviation where one misses its tolerance, and LinkError if a neighbour fails.
     """
     assert job.outgoing is not None
     assert job.incoming is not None
-    to_next, from_previous = channels(job, PROBE)
+    to_next, from_previous = channels(job, PROBE, group)
     pool = FramePool(job.frame)
-    model = LinkModel(at_rest(job.outgoing), np.random.default_rng([job.seed, 0x9B0, job.rank]))
-    outgoing = OutgoingLink(model, to_next, pool, WallClock(), handshake.latency)
-    incoming = IncomingLink(from_previous, pool)
-    asked = at_rest(job.incoming)
+    link = at_rest(job.outgoing if job.imposed == "node" else expected(job.outgoing))
+    model = LinkModel(link, np.random.default_rng([job.seed, 0x9B0, job.rank]))
+    outgoing = OutgoingLink(model, to_next, pool, WallClock(), handshake.latency, imposed=job.imposed == "node")
+    incoming = make_incoming(job, from_previous, pool)
+    asked = at_rest(job.incoming if job.imposed == "node" else framed(job.incoming))
     for _ in range(ATTEMPTS):
         found, sent = measure(outgoing, incoming, asked, pool, settings, handshake.meet)
         missed = deviations(asked, found, settings.tolerance)
@@ -199,6 +215,7 @@ def _steps(
             )
         if observer.due(step):
             observer.observe(step, now - began)
+        tell_clock(job, clock, emit)
         time_s = clock.now()
     exchange.close()
     return events.Finished(
@@ -226,49 +243,79 @@ def _finish(exchange: Exchange, step: int) -> Account:
         raise GradientError(f"training diverged in step {step}: {error}") from error
 
 
-def _join(job: Job) -> None:
-    """Join the process group. Only neighbours will connect, and only through the job's interface."""
+def tell_clock(job: Job, clock: Clock, emit: Emit) -> None:
+    """Let what imposes the links from outside follow the run's clock, which stands still now and then."""
+    if job.imposed == "kernel" and job.rank == 0 and isinstance(clock, WallClock):
+        emit(events.ClockSet(job.rank, job.node, clock.origin))
+
+
+def _join(job: Job) -> dist.ProcessGroup | None:
+    """Join the process group. Only neighbours will connect, and only through the job's interfaces.
+
+    Returns the group whose messages go over the links, where that is not the default one.
+    """
     os.environ["TORCH_GLOO_LAZY_INIT"] = "1"
-    os.environ["GLOO_SOCKET_IFNAME"] = job.interface
+    timeout = timedelta(seconds=job.timeout)
+    # Gloo looks for its interface whenever a group is made.
+    os.environ["GLOO_SOCKET_IFNAME"] = job.aside or job.interface
     dist.init_process_group(
-        "gloo",
-        init_method=job.rendezvous,
-        rank=job.rank,
-        world_size=job.world_size,
-        timeout=timedelta(seconds=job.timeout),
+        "gloo", init_method=job.rendezvous, rank=job.rank, world_size=job.world_size, timeout=timeout
     )
+    if job.aside is None:
+        return None
+    os.environ["GLOO_SOCKET_IFNAME"] = job.interface
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timeout)
+    return group
 
 
-def channels(job: Job, tag: int) -> tuple[Channel, Channel]:
+def channels(job: Job, tag: int, group: dist.ProcessGroup | None = None) -> tuple[Channel, Channel]:
     """To the next node of the ring, and from the previous one."""
     assert job.outgoing is not None
     assert job.incoming is not None
     following, previous = (job.rank + 1) % job.world_size, (job.rank - 1) % job.world_size
     return (
-        Channel(following, tag, job.outgoing.name, job.timeout),
-        Channel(previous, tag, job.incoming.name, job.timeout),
+        Channel(following, tag, job.outgoing.name, job.timeout, group),
+        Channel(previous, tag, job.incoming.name, job.timeout, group),
     )
 
 
 def link_model(job: Job) -> LinkModel | None:
-    """What the node imposes on its outgoing link, with randomness of the link's own; None if it is alone."""
+    """What the node imposes on its outgoing link, or expects of it, with randomness of the link's own; None if it is
+    alone."""
     if job.outgoing is None:
         return None
-    return LinkModel(job.outgoing, np.random.default_rng([job.seed, 0x11A, job.rank]))
+    link = job.outgoing if job.imposed == "node" else expected(job.outgoing)
+    return LinkModel(link, np.random.default_rng([job.seed, 0x11A, job.rank]))
+
+
+def make_incoming(job: Job, channel: Channel, pool: FramePool) -> IncomingLink:
+    """The link from the previous node, with as many receives posted as keep it busy: where something else than the
+    sender imposes the delay, the transport waits for the word that its message has a place to go."""
+    assert job.incoming is not None
+    if job.imposed == "node":
+        return IncomingLink(channel, pool)
+    states = (job.incoming, *job.incoming.changes)
+    under_way = max((state.rate or 0.0) / 8 * 2 * state.delay for state in states)
+    return IncomingLink(channel, pool, POSTED + min(MOST_POSTED, int(under_way / job.frame) + 1))
 
 
 def make_ring(
-    job: Job, clock: Clock, latency: float = 0.0, closed: Callable[[float, float], None] | None = None
+    job: Job,
+    clock: Clock,
+    latency: float = 0.0,
+    closed: Callable[[float, float], None] | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> Ring:
-    """The ring of a job's links, over the process group that this process has joined and shaken hands in."""
+    """The ring of a job's links, over a process group that this process has joined; it has shaken hands."""
     model = link_model(job)
     if model is None:
         return Ring(job.rank, job.world_size, clock)
-    to_next, from_previous = channels(job, RING)
+    to_next, from_previous = channels(job, RING, group)
     pool = FramePool(job.frame)
-    outgoing = OutgoingLink(model, to_next, pool, clock, latency, closed)
-    bare = channels(job, BARE) if job.bare else None
-    return Ring(job.rank, job.world_size, clock, outgoing, IncomingLink(from_previous, pool), pool, bare)
+    outgoing = OutgoingLink(model, to_next, pool, clock, latency, closed, imposed=job.imposed == "node")
+    incoming = make_incoming(job, from_previous, pool)
+    bare = channels(job, BARE, group) if job.bare else None
+    return Ring(job.rank, job.world_size, clock, outgoing, incoming, pool, bare)
 
 
 class Observer:

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 
 from edgesim.fleet.base import NodeFailure
+from edgesim.network import syscalls
 from node_agent.events import Event, Fault, Finished, Paused
 from node_agent.job import Job
 
@@ -193,6 +194,8 @@ def _node_main(job: Job, log: str, events: connection.Connection, lifeline: conn
     with open(log, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    if job.entrance is not None:
+        syscalls.enter(job.entrance.network, job.entrance.user)  # while there is one thread only
     threading.Thread(target=_end_with_controller, args=(lifeline,), name="lifeline", daemon=True).start()
 
     from node_agent import worker

@@ -68,9 +68,14 @@ def _topology(file: Path, source: Source, more: Mapping[str, Any]) -> Topology:
     return topology
 
 
-def place_of(path: str | PathLike[str], overrides: Sequence[str], *keys: str) -> str:
+def place_of(
+    path: str | PathLike[str],
+    overrides: Sequence[str],
+    *keys: str | int,
+    typed: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Where a value of a topology that could be read was set: file:line, or the option that set it."""
-    return _source(Path(path), overrides, {}).place(keys)[1]
+    return _source(Path(path), overrides, typed).place(keys)[1]
 
 
 def _source(file: Path, overrides: Sequence[str], typed: Mapping[str, str]) -> Source:

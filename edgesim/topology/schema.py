@@ -78,8 +78,10 @@ class Defaults(Section):
 
 
 class Emulation(Section):
-    links: Literal["userspace"] = Field(
-        default="userspace", description="how links are imposed: by the sending node itself"
+    links: Literal["userspace", "netns"] = Field(
+        default="userspace",
+        description="how links are imposed: userspace, by the sending node itself; netns, by the kernel between "
+        "network namespaces, one a node",
     )
     clock: Literal["wall", "virtual"] = Field(
         default="wall", description="wall: nodes wait as long as links take; virtual: the time is computed"
@@ -104,6 +106,13 @@ class Emulation(Section):
     allow_deviation: bool = Field(
         default=False, strict=True, description="whether a run whose links miss more is made all the same, and says so"
     )
+
+    @field_validator("clock")
+    @classmethod
+    def _real_links_take_real_time(cls, clock: str, info: ValidationInfo) -> str:
+        if clock == "virtual" and info.data.get("links") == "netns":
+            raise Refusal("virtual with links: netns", "wall, as a kernel's links take real time; or links: userspace")
+        return clock
 
 
 class Training(Section):

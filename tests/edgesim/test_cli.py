@@ -46,11 +46,11 @@ def test_a_bad_file_is_refused_with_file_line_and_field(tmp_path: Path) -> None:
         assert not output
 
 
-def test_netns_links_are_refused_and_not_approximated(write_topology: Write) -> None:
-    code, _, errors = edgesim("run", write_topology(2), "--links", "netns")
+def test_no_kernel_imposes_links_on_a_virtual_clock(write_topology: Write) -> None:
+    file = write_topology(2)
+    code, _, errors = edgesim("run", file, "--links", "netns")
     assert code == 2
-    assert "--links netns: emulation.links: found 'netns'" in errors
-    assert "allowed userspace" in errors
+    assert f"{file}:5: emulation.clock: found virtual with links: netns, allowed wall" in errors
 
 
 def test_options_are_refused_in_the_words_that_were_typed(write_topology: Write) -> None:
@@ -198,6 +198,8 @@ def test_doctor_finds_what_a_run_needs() -> None:
     assert findings["torch.distributed"]["status"] == "ok"
     assert "gloo yes" in findings["torch.distributed"]["detail"]
     assert findings["loopback"]["status"] == "ok"
+    possible = "rate by the kernel" in findings["links: netns"]["detail"]
+    assert findings["links: netns"]["status"] == ("ok" if possible else "absent")
     assert "imposed in user space" in edgesim("doctor")[1]
 
 

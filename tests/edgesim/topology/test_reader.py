@@ -338,9 +338,9 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
         ["bad.yaml:2: defaults.link.schedule: found an empty list, allowed a list of at least 1"],
     ),
     "emulation": (
-        "nodes: [a]\nemulation: {links: netns, clock: virtaul, timeout: 0 s}\n",
+        "nodes: [a]\nemulation: {links: netnz, clock: virtaul, timeout: 0 s}\n",
         [
-            "bad.yaml:2: emulation.links: found 'netns', allowed userspace",
+            "bad.yaml:2: emulation.links: found 'netnz', allowed userspace or netns; did you mean 'netns'?",
             "bad.yaml:2: emulation.clock: found 'virtaul', allowed wall or virtual; did you mean 'virtual'?",
             "bad.yaml:2: emulation.timeout: found '0 s', allowed 100 ms to 24 h",
         ],

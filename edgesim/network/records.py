@@ -1,0 +1,191 @@
+"""Records of what runs have started, so that what a killed one left can be ended: by these alone, never by pattern.
+
+One file a run, written before what it names is used and removed when all of it is gone. A process is named by its pid
+and the moment at which it started, which no later process with the same pid shares.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import psutil
+
+TOKEN = "EDGESIM_RUN_TOKEN"
+"""environment variable that what a run has started carries, descendants included"""
+
+PATIENCE = 5.0
+"""s for which a killed process may take to be gone"""
+
+
+class RecordError(RuntimeError):
+    """Records that cannot be kept, or must not be trusted."""
+
+
+@dataclass(frozen=True)
+class Process:
+    pid: int
+    started: int
+    """clock ticks since the host started"""
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        """Raises OSError where there is no such process."""
+        return cls(pid, _started(pid))
+
+    def find(self) -> psutil.Process | None:
+        try:
+            same = _started(self.pid) == self.started
+            return psutil.Process(self.pid) if same else None
+        except (OSError, psutil.NoSuchProcess):
+            return None
+
+
+def _started(pid: int) -> int:
+    """Field 22 of proc_pid_stat(5); the name before it may hold anything but a last closing parenthesis. Raises
+    ProcessLookupError of one that has ended and is only waited for."""
+    state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    if state in "ZX":
+        raise ProcessLookupError(pid)
+    return int(fields[18])
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@dataclass
+class Record:
+    run: str
+    controller: Process
+    token: str
+    """128 random bits, in hexadecimal"""
+    processes: list[Process] = field(default_factory=list)
+    boot: str = field(default_factory=_boot)
+    """of the host; after the next one every process of the run is gone"""
+
+    def add(self, pid: int) -> None:
+        """Raises RecordError where it cannot be written."""
+        with suppress(OSError):  # gone already
+            self.processes.append(Process.of(pid))
+        self.write()
+
+    def write(self) -> None:
+        path = _path(self.run)
+        temporary = path.with_suffix(".partial")
+        try:
+            temporary.write_text(json.dumps(asdict(self)))
+            temporary.replace(path)
+        except OSError as error:
+            raise RecordError(f"{path}: cannot be written: {error.strerror}") from error
+
+    def remove(self) -> None:
+        _path(self.run).unlink(missing_ok=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the run's controller is still there."""
+        return self.boot == _boot() and self.controller.find() is not None
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    run: str
+    processes: int
+    """that had to be ended"""
+    alive: bool = False
+    """whether it was left alone because it is still going on"""
+
+
+def clean() -> Iterator[Cleaned]:
+    """End what runs of this user have left behind. Raises RecordError."""
+    for path in sorted(folder().glob("*.json")):
+        record = _read(path)
+        yield Cleaned(record.run, 0, alive=True) if record.alive else clean_after(record)
+
+
+def clean_run(run: str) -> None:
+    """As `clean`, of one run only. Raises RecordError where it is still going on."""
+    path = _path(run)
+    if not path.exists():
+        return
+    record = _read(path)
+    if record.alive:
+        raise RecordError(f"run {run} is going on already, as process {record.controller.pid}")
+    clean_after(record)
+
+
+def clean_after(record: Record) -> Cleaned:
+    """End every process of a run whose controller is gone, then forget it. Raises RecordError if one does not end."""
+    ended: set[int] = set()
+    deadline = time.monotonic() + PATIENCE
+    while left := list(_left(record)):
+        for process in left:
+            ended.add(process.pid)
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        psutil.wait_procs(left, timeout=0.2)
+        if time.monotonic() > deadline:
+            pids = ", ".join(str(process.pid) for process in left)
+            raise RecordError(f"run {record.run}: process {pids} does not end")
+    record.remove()
+    return Cleaned(record.run, len(ended))
+
+
+def _left(record: Record) -> Iterator[psutil.Process]:
+    if record.boot != _boot():
+        return
+    known = [found for process in record.processes if (found := process.find()) is not None]
+    yield from known
+    pids = {process.pid for process in known}
+    mark = f"{TOKEN}={record.token}".encode()
+    for process in psutil.process_iter():
+        if process.pid not in pids and _carries(process.pid, mark):
+            yield process
+
+
+def _carries(pid: int, mark: bytes) -> bool:
+    """Whether a process was given the mark in its environment. Other users' processes do not tell."""
+    try:
+        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _path(run: str) -> Path:
+    return folder() / f"{run}.json"
+
+
+def _read(path: Path) -> Record:
+    try:
+        content = json.loads(path.read_text())
+        return Record(
+            run=content["run"],
+            controller=Process(**content["controller"]),
+            token=content["token"],
+            processes=[Process(**process) for process in content["processes"]],
+            boot=content["boot"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"{path}: not a record of a run ({error}); remove it") from error
+
+
+def folder() -> Path:
+    """Of this user alone: a record that somebody else could write would have us kill what they name."""
+    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    folder = Path(base) / f"edgesim-{os.geteuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise RecordError(f"{folder}: cannot be made: {error.strerror}") from error
+    if folder.is_symlink() or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise RecordError(f"{folder}: found a folder that others may write, allowed one of this user alone")
+    return folder

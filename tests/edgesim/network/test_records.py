@@ -1,0 +1,107 @@
+"""What killed runs leave is ended by their records, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from edgesim.network import records
+from edgesim.network.records import Process, Record, RecordError
+
+GONE = Process(pid=2**22 + 1, started=1)
+"""no Linux gives out such a pid"""
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+@contextmanager
+def sleeper(**environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import time; print(flush=True); time.sleep(600)"],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_recorded_processes_and_marked_ones_are_ended_and_others_are_not() -> None:
+    with (
+        sleeper() as recorded,
+        sleeper(**{records.TOKEN: "f00d"}) as marked,
+        sleeper(**{records.TOKEN: "beef"}) as other,
+    ):
+        record = Record("killed", GONE, "f00d")
+        record.add(recorded.pid)
+        assert [(one.run, one.processes, one.alive) for one in records.clean()] == [("killed", 2, False)]
+        assert not psutil.pid_exists(recorded.pid)
+        assert not psutil.pid_exists(marked.pid)
+        assert other.poll() is None
+        assert list(records.clean()) == []
+
+
+def test_a_pid_that_another_process_has_by_now_is_left_alone() -> None:
+    with sleeper() as innocent:
+        Record("killed", GONE, "f00d", [Process(innocent.pid, Process.of(innocent.pid).started - 1)]).write()
+        assert [one.processes for one in records.clean()] == [0]
+        assert innocent.poll() is None
+
+
+def test_what_ran_before_the_host_was_started_again_is_only_forgotten() -> None:
+    with sleeper(**{records.TOKEN: "f00d"}) as innocent:
+        Record("killed", Process.of(os.getpid()), "f00d", [Process.of(innocent.pid)], boot="another").write()
+        assert [(one.processes, one.alive) for one in records.clean()] == [(0, False)]
+        assert innocent.poll() is None
+
+
+def test_a_run_that_is_going_on_is_left_alone() -> None:
+    record = Record("living", Process.of(os.getpid()), "f00d")
+    with sleeper() as node:
+        record.add(node.pid)
+        assert [(one.run, one.alive) for one in records.clean()] == [("living", True)]
+        with pytest.raises(RecordError, match=f"run living is going on already, as process {os.getpid()}"):
+            records.clean_run("living")
+        assert node.poll() is None
+
+
+def test_the_next_run_of_the_same_name_ends_what_the_last_one_left() -> None:
+    with sleeper() as left, sleeper() as of_another:
+        Record("mine", GONE, "f00d").add(left.pid)
+        Record("another", GONE, "beef").add(of_another.pid)
+        records.clean_run("mine")
+        assert not psutil.pid_exists(left.pid)
+        assert of_another.poll() is None
+        records.clean_run("never-seen")
+
+
+def test_records_that_others_could_write_are_not_trusted() -> None:
+    Record("killed", GONE, "f00d").write()
+    records.folder().chmod(0o777)
+    with pytest.raises(RecordError, match="that others may write"):
+        list(records.clean())
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", json.dumps({"run": 1, "controller": 2, "token": 3, "processes": []})]
+)
+def test_a_damaged_record_is_told_of(content: str) -> None:
+    (records.folder() / "odd.json").write_text(content)
+    with pytest.raises(RecordError, match=r"odd.json: not a record of a run"):
+        list(records.clean())
