@@ -26,7 +26,7 @@ from edgesim.topology.quantities import format_fraction, format_rate, format_tim
 from node_agent.impairments import Jitter
 from node_agent.job import LinkSettings, LinkState
 
-MOST_RATE = 200e6
+MOST_RATE = 500e6
 """bit/s and direction."""
 
 AT_ONCE = 0.5e-3

@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 import pytest
-from namespaces import DEVICE_NAME, missing, received, relayed_link, sent_moment, stamped
+from namespaces import DEVICE_NAME, arrivals, delays_of, missing, relayed_link, send
 from scipy import stats
 
 from edgesim.network.relay import MOST_RATE, NotCarried, Relay, RelayFailed, Tunnel, carried
@@ -23,29 +23,10 @@ WHY_NOT = missing()
 real = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 
-def collect(receiver: socket.socket, silence: float) -> list[tuple[bytes, float]]:
-    """Datagrams until none comes for `silence` seconds."""
-    receiver.settimeout(silence)
-    found = []
-    try:
-        while True:
-            found.append(received(receiver))
-    except TimeoutError:
-        return found
-
-
-def send(sender: socket.socket, number: int, gap: float, size: int = 100) -> None:
-    for _ in range(number):
-        sender.send(stamped(size))
-        time.sleep(gap)
-
-
 @real
 def test_datagrams_arrive_after_the_delay() -> None:
     with relayed_link(rate=50e6, delay=0.03) as link:
-        sender, receiver = link.datagrams()
-        send(sender, 100, 0.003)
-        delays = np.array([moment - sent_moment(datagram) for datagram, moment in collect(receiver, 0.3)])
+        delays = delays_of(link, 100, 0.003, 100, 0.3)
         counters = link.relay.counters()["near->far"]
     assert len(delays) == 100
     assert np.median(delays) == pytest.approx(0.03, abs=0.001)
@@ -70,9 +51,7 @@ def test_each_direction_has_its_own_settings() -> None:
 @pytest.mark.parametrize("kind", ["normal", "uniform", "pareto"])
 def test_jitter_has_the_deviation_asked_for(kind: str) -> None:
     with relayed_link(rate=50e6, delay=0.03, jitter=0.004, jitter_kind=kind, reorder=True) as link:
-        sender, receiver = link.datagrams()
-        send(sender, 1500, 0.0005)
-        delays = np.array([moment - sent_moment(datagram) for datagram, moment in collect(receiver, 0.3)])
+        delays = delays_of(link, 1500, 0.0005, 100, 0.3)
     assert len(delays) == 1500
     assert delays.mean() == pytest.approx(0.03, abs=0.001)
     # The sample deviation's own standard error is 2 % (normal) to 7 % (Pareto) of it; the seed is fixed.
@@ -88,7 +67,7 @@ def test_as_many_datagrams_are_lost_as_asked_for(settings: dict[str, object]) ->
         for _ in range(number // 100):
             send(sender, 100, 0)
             time.sleep(0.005)
-        arrived = len(collect(receiver, 0.2))
+        arrived = len(arrivals(receiver, 0.2))
         counters = link.relay.counters()["near->far"]
     assert number - arrived == pytest.approx(counters.lost, abs=3)  # the hosts' own datagrams
     if "loss" in settings:
@@ -110,7 +89,7 @@ def test_a_closed_window_keeps_datagrams_until_it_opens() -> None:
         origin = time.monotonic() - 0.9
         link.relay.start_clock(origin)
         send(sender, 30, 0.01)
-        arrived = collect(receiver, 0.7)
+        arrived = arrivals(receiver, 0.7)
         counters = link.relay.counters()["near->far"]
     moments = np.array([moment for _, moment in arrived]) - time.time() + time.monotonic() - origin
     assert len(arrived) == 30
