@@ -175,6 +175,13 @@ def _runs(pid: int) -> bool:
 
 
 @real
+def test_an_interrupt_leaves_the_relay_to_who_started_it() -> None:
+    with relayed_link(rate=1e6) as link:
+        os.kill(link.relay.pid, signal.SIGINT)
+        assert set(link.relay.counters()) == {"near->far", "far->near"}
+
+
+@real
 def test_a_relay_that_was_killed_is_an_error_that_says_so_and_its_devices_are_gone() -> None:
     with relayed_link(rate=1e6) as link:
         os.kill(link.relay.pid, signal.SIGKILL)
