@@ -45,7 +45,7 @@ def goodputs(link: Link, rate: float, delay: float, both: bool = False) -> tuple
     ends = [link.connection() for _ in range(1 + both)]
     ends = [pair if number == 0 else pair[::-1] for number, pair in enumerate(ends)]
     buffer = int(4 * rate / 8 * (2 * delay + 0.02)) + 2**18
-    settle, measured = 2.0 + 20 * delay, max(2.0, 3e6 / rate)
+    settle, measured = 4.0 + 20 * delay, max(2.0, 3e6 / rate)
     end = time.monotonic() + settle + measured
     found: dict[int, float] = {}
 
