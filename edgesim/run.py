@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgesim import host
 from edgesim.comparison import compressor_label
 from edgesim.fleet.base import Fleet, NodeFailure
-from edgesim.network.namespaces import Network, NetworkError, run_id, usable_plan
+from edgesim.network.namespaces import WARM_UP, Network, NetworkError, run_id, usable_plan
 from edgesim.network.plan import Plan, describe
 from edgesim.results import Run, RunFolder, RunFolderError, load
 from edgesim.summary import summarise
@@ -111,7 +111,8 @@ class Experiment:
         probe = None
         if topology.emulation.clock == "wall" and links and not bare:
             emulation = topology.emulation
-            probe = ProbeSettings(tolerance=emulation.tolerance, binding=not emulation.allow_deviation)
+            warm_up = WARM_UP if network is not None else 0.0
+            probe = ProbeSettings(warm_up=warm_up, tolerance=emulation.tolerance, binding=not emulation.allow_deviation)
         silence = topology.emulation.timeout + sum(patience(link, frame) for link in links.values())
         silence += sum(pause.end - pause.start for name in names for pause in pauses(topology.events, name))
         cuts = [self.scene.shape[0] * i // len(names) for i in range(len(names) + 1)]

@@ -54,11 +54,11 @@ def singles(link: LinkSettings, probe: ProbeSettings) -> tuple[int, float]:
     return max(FEWEST, min(probe.samples, int(probe.budget / pause))), pause
 
 
-def burst(link: LinkSettings, probe: ProbeSettings, room: int) -> tuple[int, int]:
-    """How many messages back to back, and their length in bytes."""
+def burst(link: LinkSettings, seconds: float, room: int) -> tuple[int, int]:
+    """How many messages back to back at least, and their length in bytes."""
     rate = link.rate if link.rate is not None else 8 * room / MESSAGE_TIME
     length = max(SINGLE_BYTES, min(room, int(rate * MESSAGE_TIME / 8)))
-    return max(FEWEST, int(rate * probe.burst_time / 8 / length)), length
+    return max(FEWEST, int(rate * seconds / 8 / length)), length
 
 
 def measure(
@@ -68,12 +68,13 @@ def measure(
     pool: FramePool,
     probe: ProbeSettings,
     meet: Callable[[], object],
+    clock: WallClock,
 ) -> tuple[Measured, Sent]:
     """What the incoming link gave (`previous` is what was asked of it), and what went out on the other one.
 
-    `meet` returns when all nodes have called it. Raises LinkError if a neighbour fails.
+    `meet` returns when all nodes have called it; `clock` is the one of all that `outgoing` has sent. Raises LinkError
+    if a neighbour fails.
     """
-    clock = WallClock()
     link = outgoing.model.settings
     meet()
     count, _ = singles(previous, probe)
@@ -83,10 +84,14 @@ def measure(
     delays = _first_time(incoming.meter.delays, previous)
     incoming.meter.measured()
     meet()
-    count, _ = burst(previous, probe, pool.room)
-    messages, length = burst(link, probe, pool.room)
+    whole = probe.warm_up + probe.burst_time
+    count, _ = burst(previous, whole, pool.room)
+    measured_from = int(count * probe.warm_up / whole)
+    messages, length = burst(link, whole, pool.room)
     with _Sending(lambda: _send(outgoing, pool, clock, length, messages, 0.0)):
-        for _ in range(count):
+        for number in range(count):
+            if number == measured_from:
+                incoming.meter.measured()
             pool.give(incoming.receive(clock))
     received = incoming.meter.measured()
     return Measured(

@@ -23,6 +23,9 @@ ENDING = 5.0
 """s in which the keeper ends once nobody listens to it any more"""
 
 
+WARM_UP = 1.0
+"""s for which a transfer goes on before its rate is measured: TCP begins slowly"""
+
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """the kernel gives a user namespace only to a process of one thread, and libraries would start more"""
 

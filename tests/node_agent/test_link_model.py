@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node_agent.job import FRAME, Bursts, Change, LinkSettings, Window
-from node_agent.link_model import SMALLEST_FRAME, LinkError, LinkModel, frame_bytes, patience
+from node_agent.link_model import SMALLEST_FRAME, LinkError, LinkModel, expected, frame_bytes, framed, patience
 from node_agent.timeline import Timeline
 
 
@@ -308,3 +308,18 @@ def test_patience_covers_the_worst_of_all_changes() -> None:
     lossy = LinkSettings(source="a", target="b", delay=0.5, loss=bursts.mean, bursts=bursts)
     # a packet that was lost is lost again with probability 1/2: thirty times in a row once in a billion
     assert patience(lossy, 1500) == pytest.approx((1 + 2 * 30) * 0.5)
+
+
+def test_what_tcp_makes_of_a_link_is_expected_of_it() -> None:
+    """Of 1,500 bytes the headers of IP and TCP take 52 more: 1552 bytes at 12,416 bit/s are a second, and the delay.
+    What is drawn at random is not expected of any one message."""
+    change = Change(at=50.0, rate=24_832.0, delay=0.2, loss=0.1)
+    link = LinkSettings(
+        source="a", target="b", rate=12_416.0, delay=0.1, jitter=0.01, loss=0.5, queue=10, changes=(change,)
+    )
+    model = LinkModel(expected(link), np.random.default_rng(0))
+    first = model.transmit(1500, 0.0)
+    assert (first.ended, first.arrival, first.accepted) == (pytest.approx(1.0), pytest.approx(1.1), 0.0)
+    later = model.transmit(1500, 60.0)
+    assert (later.ended, later.arrival) == (pytest.approx(60.5), pytest.approx(60.7))
+    assert framed(link).loss == 0.5

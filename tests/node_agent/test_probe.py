@@ -65,7 +65,7 @@ def test_a_probe_takes_no_longer_than_its_budget_on_a_slow_link() -> None:
         count, pause = singles(link(rate=rate), probe)
         assert 8 <= count <= 100
         assert count * pause <= 2.0 or count == 8
-        messages, length = burst(link(rate=rate), probe, 16384)
+        messages, length = burst(link(rate=rate), probe.burst_time, 16384)
         assert 8 * messages * length / rate < 0.8 or messages == 8
     assert singles(link(), probe)[0] == 100
 
