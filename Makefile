@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test format setup bench-ring bench-links bench-namespaces bench-clocks bench-orbit bench-detection clean
+.PHONY: demo test format setup bench-ring bench-links bench-ddp bench-namespaces bench-clocks bench-orbit bench-detection clean
 
 demo: $(READY)  ## the main job: three compressors over four satellites' links
 	$(BIN)/edgesim run topologies/leo-ring-4.yaml
@@ -27,6 +27,9 @@ bench-links: $(READY)  ## rate and delay of shaped links against what was asked
 
 bench-namespaces: $(READY)  ## networks of namespaces: set-up, payload over their links, Gloo's own all-reduce
 	$(BIN)/python benchmarks/namespaces.py
+
+bench-ddp: $(READY)  ## a plain DDP script with PyTorch's hooks beside the compressors, over the same links
+	$(BIN)/python benchmarks/ddp_beside.py
 
 bench-clocks: $(READY)  ## what a step takes under the wall clock and under the virtual one
 	$(BIN)/python benchmarks/clocks.py

@@ -48,9 +48,10 @@ def at_rest(link: LinkSettings, moment: float = 0.0) -> LinkSettings:
 
 
 def singles(link: LinkSettings, probe: ProbeSettings) -> tuple[int, float]:
-    """How many single messages, and the pause (s) between them: within the time that a probe may take."""
+    """How many single messages, and the pause (s) between them: so long that none waits for the one before it, and that
+    all come within the time that a probe may take."""
     occupied = 0.0 if link.rate is None else 8 * (SINGLE_BYTES + HEADER_BYTES + link.overhead) / link.rate
-    pause = max(PAUSE, 1.5 * occupied)
+    pause = max(PAUSE, 1.5 * occupied, 6 * link.jitter)
     return max(FEWEST, min(probe.samples, int(probe.budget / pause))), pause
 
 

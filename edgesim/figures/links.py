@@ -34,7 +34,7 @@ def throughput(run: Run) -> Figure:
     closed = {name: _closed(run, settings.get(name), end) for name in links}
     curves = {name: _throughput(rows) for name, rows in links.items()}
     tops = {
-        name: max(_largest(carried), _largest(burst), _rate(settings.get(name)))
+        name: max(_largest(carried), _largest(burst), *_configured(run, settings.get(name), "rate", end)[1])
         for name, (_, carried, burst) in curves.items()
     }
     size, symbol = unit("rate", max(tops.values()))
@@ -43,18 +43,16 @@ def throughput(run: Run) -> Figure:
     figure, axes = panels(_titles(links), height=1.55, share_y=alike)
     colour = colours(run.nodes)
     for panel, (name, (edges, carried, burst)) in zip(axes, curves.items(), strict=True):
-        asked = settings.get(name)
         _time_axis(panel, closed[name], end, clock)
         panel.stairs(carried / size, edges / clock, fill=True, color=colour[name[0]], alpha=0.35, lw=0)
         middles = (edges[1:] + edges[:-1]) / 2
         panel.plot(middles / clock, burst / size, ".", ms=_dot(burst), color=colour[name[0]])
-        if asked and asked.rate:
-            panel.axhline(asked.rate / size, color=REFERENCE, ls="--", lw=1)
+        _dashed(panel, *_configured(run, settings.get(name), "rate", end), clock, size)
         panel.set_ylim(0, 1.15 * (max(tops.values()) if alike else tops[name]) / size or 1.0)
     handles: list[Artist] = [Patch(color=REFERENCE, alpha=0.35, lw=0, label="carried on average")]
     if any(np.isfinite(burst).any() for _, _, burst in curves.values()):
         handles.insert(0, _dots("measured, back-to-back messages"))
-    if any(_rate(settings.get(name)) for name in links):
+    if any(np.any(_configured(run, settings.get(name), "rate", end)[1]) for name in links):
         handles.insert(0, _dashes("configured"))
     _finish(figure, handles, any(closed.values()), f"Time ({second})", f"Rate ({symbol})")
     return figure
@@ -70,7 +68,8 @@ def delay(run: Run) -> Figure:
     curves = {name: _delay(rows) for name, rows in links.items()}
     if not any(np.isfinite(delays).any() for _, delays in curves.values()):
         raise NotDrawable(f"{run.name}: no delay was measured on any link")
-    asked_most = max((asked.delay for asked in settings.values()), default=0.0)
+    delayed = {name: _configured(run, settings.get(name), "delay", end) for name in links}
+    asked_most = max(float(values.max(initial=0.0)) for _, values in delayed.values())
     size, symbol = unit("duration", max(asked_most, *(_largest(delays) for _, delays in curves.values())))
     clock, second = unit("clock", end)
     means = [summary.measured(rows)["delay_s"] for rows in links.values()]
@@ -81,18 +80,22 @@ def delay(run: Run) -> Figure:
         asked = settings.get(name)
         _time_axis(panel, closed[name], end, clock)
         panel.plot(times / clock, delays / size, ".", ms=_dot(delays), color=colour[name[0]], alpha=0.8)
+        limits = None
         if asked:
-            panel.axhline(asked.delay / size, color=REFERENCE, ls="--", lw=1)
-            if asked.jitter:
-                low, high = asked.delay - asked.jitter, asked.delay + asked.jitter
-                panel.axhspan(low / size, high / size, color=FAINT, alpha=0.3, lw=0)
-        panel.set_ylim(*_delay_limits(delays / size, asked, size))
-    lossy = any(settings[name].loss for name in links if name in settings)
+            edges, middle = delayed[name]
+            spread = _configured(run, asked, "jitter", end)[1]
+            panel.stairs(middle / size, edges / clock, baseline=None, color=REFERENCE, ls="--", lw=1)
+            if spread.any():
+                low, high = (middle - spread) / size, (middle + spread) / size
+                panel.stairs(high, edges / clock, baseline=low, fill=True, color=FAINT, alpha=0.3, lw=0)
+            limits = (float((middle - 2 * spread).min()) / size, float((middle + 2 * spread).max()) / size)
+        panel.set_ylim(*_delay_limits(delays / size, limits))
+    lossy = any(state.loss for name in links if (asked := settings.get(name)) for state in (asked, *asked.changes))
     handles: list[Artist] = [
         _dashes("configured, without retransmissions" if lossy else "configured"),
         _dots("measured, mean over messages"),
     ]
-    if any(asked.jitter for asked in settings.values()):
+    if any(state.jitter for asked in settings.values() for state in (asked, *asked.changes)):
         handles.insert(1, Patch(color=FAINT, alpha=0.3, lw=0, label="configured jitter (± 1 σ)"))
     _finish(figure, handles, any(closed.values()), f"Time ({second})", f"One-way delay ({symbol})")
     return figure
@@ -129,13 +132,12 @@ def _delay(rows: Columns) -> tuple[series.Floats, series.Floats]:
     return (edges[1:] + edges[:-1]) / 2, delays
 
 
-def _delay_limits(delays: series.Floats, asked: LinkSettings | None, size: float) -> tuple[float, float]:
+def _delay_limits(delays: series.Floats, asked: tuple[float, float] | None) -> tuple[float, float]:
     """Around what was configured and nearly all that was measured, never so close that noise fills the panel."""
     seen = delays[np.isfinite(delays)]
     low, high = np.percentile(seen, [1, 99]).tolist() if len(seen) else (np.inf, -np.inf)
     if asked:
-        jitter = 2 * asked.jitter / size
-        low, high = min(low, asked.delay / size - jitter), max(high, asked.delay / size + jitter)
+        low, high = min(low, asked[0]), max(high, asked[1])
     if low > high:
         return 0.0, 1.0
     margin = max(0.25 * (high - low), 0.05 * high) or 1.0
@@ -145,6 +147,22 @@ def _delay_limits(delays: series.Floats, asked: LinkSettings | None, size: float
 def _end(links: dict[tuple[str, str], Columns]) -> float:
     """When the last of them was heard of, s."""
     return max(float(rows["time_s"][-1]) for rows in links.values())
+
+
+def _configured(run: Run, asked: LinkSettings | None, quantity: str, end: float) -> tuple[series.Floats, series.Floats]:
+    """Edges (s of training, until `end`) and what a link was asked for between them; 0 where that is no limit."""
+    if asked is None:
+        return np.array([0.0, end]), np.zeros(1)
+    began = summary.of(run).get("setup_s") or 0.0
+    moments = [0.0, *(moment for change in asked.changes if 0.0 < (moment := change.at - began) < end)]
+    values = [getattr(asked.state_at(moment + began), quantity) or 0.0 for moment in moments]
+    return np.array([*moments, end]), np.array(values)
+
+
+def _dashed(panel: Axes, edges: series.Floats, rates: series.Floats, clock: float, size: float) -> None:
+    """The rates that were configured; nothing where there was no limit."""
+    shown = np.where(rates > 0, rates, np.nan) / size
+    panel.stairs(shown, edges / clock, baseline=None, color=REFERENCE, ls="--", lw=1)
 
 
 def _closed(run: Run, asked: LinkSettings | None, end: float) -> list[tuple[float, float]]:
@@ -190,10 +208,6 @@ def _finish(
     legend(figure, handles)
     figure.supxlabel(x_label, fontsize=8.5)
     figure.supylabel(y_label, fontsize=8.5)
-
-
-def _rate(asked: LinkSettings | None) -> float:
-    return asked.rate if asked and asked.rate else 0.0
 
 
 def _largest(values: series.Floats) -> float:

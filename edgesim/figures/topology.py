@@ -220,7 +220,9 @@ def _label(link: LinkSettings) -> str:
     size, symbol = unit("duration", max(link.delay, link.jitter))
     spread = f" ± {link.jitter / size:.3g}" if link.jitter else ""
     delay = f"{link.delay / size:.4g}{spread} {symbol}" if link.delay or link.jitter else "no delay"
-    extra = f"\n{100 * link.loss:.3g} % loss" if link.loss else ""
+    extra = f"\n{100 * link.loss:.3g} % loss{' in bursts' if link.bursts else ''}" if link.loss else ""
     if link.schedule is not None:
         extra += f"\n{len(link.schedule)} contact{'s' if len(link.schedule) != 1 else ''}"
+    if link.changes:
+        extra += f"\n{len(link.changes)} change{'s' if len(link.changes) != 1 else ''}"
     return f"{rate}\n{delay}{extra}"

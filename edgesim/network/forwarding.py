@@ -25,11 +25,16 @@ from edgesim.network.passage import Passage
 from node_agent.job import LinkSettings
 
 NAP = 0.2e-3
-"""s; how long the relay sleeps after each piece of work, so that dense traffic wakes it 5,000 times a second at most.
-Packets are written up to half of this early or late."""
+"""s; where one piece of work follows on another within twice this, the relay sleeps for so long before it looks for
+more, so that dense traffic wakes it 5,000 times a second at most. Packets are written up to half of this early or late.
+"""
 
-HEARTBEAT = 1.0
-"""s between two looks at whether the process that started the relay still lives"""
+LONGEST_WAIT = 1.0
+"""s; how long the relay sleeps at most while nothing comes"""
+
+LOOK = 0.05
+"""s between two looks, while packets come, at what has been asked for, and at whether the process that started the
+relay still lives"""
 
 PACKETS_AT_ONCE = 256
 """read from one device before the others have their turn"""
@@ -61,7 +66,7 @@ class _Serving:
 
     def run(self) -> None:
         """Returns when the process that started this one is gone."""
-        looked = last_look = time.monotonic()
+        looked = worked = last_obeyed = time.monotonic()
         waiting_for = [self._devices.fileno(), self._orders.fileno()]
         napping = False
         while True:
@@ -70,15 +75,18 @@ class _Serving:
             else:
                 moment = min(direction.passage.next_moment for direction in self._directions)
                 left = moment - NAP / 2 - time.monotonic()
-                select.select(waiting_for, (), (), max(0.0, min(left, HEARTBEAT)))
+                select.select(waiting_for, (), (), max(0.0, min(left, LONGEST_WAIT)))
             now = time.monotonic()
             # What came while it slept came in the middle of the nap, on average.
             arrival = (looked + now) / 2 if napping else now
             looked = now
-            napping = self._read(arrival)
-            napping |= self._write(now + NAP / 2)
-            if not napping or now > last_look + HEARTBEAT:
-                last_look = now
+            some = self._read(arrival)
+            some |= self._write(now + NAP / 2)
+            napping = some and now - worked < 2 * NAP
+            if some:
+                worked = now
+            if not some or now > last_obeyed + LOOK:
+                last_obeyed = now
                 if os.getppid() != self._parent or not self._obey():
                     return
 

@@ -55,6 +55,11 @@ class Counters:
     """s"""
 
     @property
+    def late_share(self) -> float:
+        """The share of packets that were late: beyond a hundredth the host was too busy for what was asked of it."""
+        return self.late / self.packets_out if self.packets_out else 0.0
+
+    @property
     def lateness_mean(self) -> float:
         return self.lateness_sum / self.packets_out if self.packets_out else 0.0
 

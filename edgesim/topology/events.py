@@ -10,7 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from edgesim.topology.fields import LATEST, Delay, Duration, Instant, Jitter, Loss, Name, Rate
 from edgesim.topology.links import LinkProperties, changed
 from edgesim.topology.problems import Refusal, shown
-from edgesim.topology.section import Section, without_default
+from edgesim.topology.quantities import format_fraction, format_rate, format_time
+from edgesim.topology.section import Section, given, without_default
 from node_agent.job import Change, LinkSettings, LinkState, Window
 
 QUANTITIES = ("rate", "delay", "jitter", "loss")
@@ -72,6 +73,12 @@ class Event(Section):
     @property
     def end(self) -> float:
         return self.at + self.lasting
+
+    def changes(self) -> str:
+        """What a degraded link is from then on, in words."""
+        formats = {"rate": format_rate, "delay": format_time, "jitter": format_time, "loss": format_fraction}
+        said = given(self, Event)
+        return ", ".join(f"{name} {text(said[name])}" for name, text in formats.items() if name in said)
 
     def concerns(self, source: str, target: str) -> bool:
         """Whether it is about this direction of a link."""

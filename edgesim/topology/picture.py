@@ -10,17 +10,19 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from edgesim.topology.events import Event
+from edgesim.topology.fields import LATEST
 from edgesim.topology.quantities import format_fraction, format_rate, format_time
 from edgesim.topology.schema import Topology
 from node_agent.compression.settings import CompressorSettings
-from node_agent.job import LinkSettings, Window
+from node_agent.job import Change, LinkSettings, Window
 
 LONGEST_NAME = 20
 BOX_HEIGHT = 3
 # One character for one, so that what is aligned stays so.
 ASCII = str.maketrans(
     {"╭": "+", "╮": "+", "╰": "+", "╯": "+", "┬": "+", "┴": "+", "├": "+", "┤": "+", "─": "-", "│": "|"}
-    | {"▶": ">", "◀": "<", "▼": "v", "▲": "^", "→": ">", "·": ",", "±": "~", "…": "*", "µ": "u"}
+    | {"▶": ">", "◀": "<", "▼": "v", "▲": "^", "→": ">", "·": ",", "±": "~", "…": "*", "µ": "u", "–": "-"}
 )
 
 
@@ -39,6 +41,9 @@ class Picture:
         if self.topology.links:
             yield _table(self.topology, plain)
         else:
+            yield Text()
+        if self.topology.events:
+            yield _events(self.topology.events, plain)
             yield Text()
         yield Text(_plain(training, plain))
 
@@ -95,10 +100,12 @@ def _table(topology: Topology, ascii_only: bool) -> Table:
     for heading in ("rate", "delay", "jitter", "loss"):
         table.add_column(heading, justify="right")
     table.add_column("contacts")
+    if any(link.changes for link in topology.directed_links()):
+        table.add_column("changes")
     table.add_column("ring")
     used = {link.name for link in topology.ring_links()}
     for link in topology.directed_links():
-        cells = (
+        cells = [
             link.source,
             link.target,
             format_rate(link.rate),
@@ -107,23 +114,51 @@ def _table(topology: Topology, ascii_only: bool) -> Table:
             format_fraction(link.loss),
             _span(link.schedule) if link.schedule else "always",
             "yes" if link.name in used else "",
-        )
+        ]
+        if len(table.columns) > len(cells):
+            cells.insert(-1, _changes(link.changes))
         table.add_row(*(_plain(cell, ascii_only) for cell in cells))
     return table
 
 
 def _span(schedule: Sequence[Window]) -> str:
-    span = f"{format_time(schedule[0].start)} to {format_time(schedule[-1].end)}"
+    start, end = format_time(schedule[0].start), schedule[-1].end
+    if end >= LATEST:
+        return f"{len(schedule)} from {start} on" if len(schedule) > 1 else f"from {start} on"
+    span = f"{start} to {format_time(end)}"
     return span if len(schedule) == 1 else f"{len(schedule)} in {span}"
+
+
+def _changes(changes: Sequence[Change]) -> str:
+    if not changes:
+        return ""
+    return (
+        f"{len(changes)} from {format_time(changes[0].at)} on"
+        if len(changes) > 1
+        else f"at {format_time(changes[0].at)}"
+    )
+
+
+def _events(events: Sequence[Event], ascii_only: bool) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for place, event in enumerate(sorted(events, key=lambda event: event.at)):
+        ends = event.link or ()
+        what = event.node or (" → " if event.oneway else " – ").join(ends)
+        lasting = f"for {format_time(event.lasting)}" if event.lasting < LATEST else ""
+        cells = ("events" if place == 0 else "", format_time(event.at), event.event, what, lasting, event.changes())
+        table.add_row(*(_plain(cell, ascii_only) for cell in cells))
+    return table
 
 
 def _properties(link: LinkSettings) -> list[str]:
     jitter = f" ± {format_time(link.jitter)}" if link.jitter else ""
     parts = [format_rate(link.rate), f"{format_time(link.delay)}{jitter}"]
     if link.loss:
-        parts.append(f"loss {format_fraction(link.loss)}")
+        parts.append(f"loss {format_fraction(link.loss)}{' in bursts' if link.bursts else ''}")
     if link.schedule:
         parts.append(f"contact{'s' * (len(link.schedule) > 1)} {_span(link.schedule)}")
+    if link.changes:
+        parts.append(f"change{'s' * (len(link.changes) > 1)} {_changes(link.changes)}")
     return parts
 
 

@@ -154,6 +154,27 @@ def test_a_folder_without_a_run_cannot_be_compared(tmp_path: Path) -> None:
     assert str(tmp_path) in errors
 
 
+def test_presets_are_listed_with_both_directions_and_source() -> None:
+    code, output, _ = edgesim("presets")
+    assert code == 0
+    entries = {entry["name"]: entry for entry in json.loads(edgesim("presets", "--json")[1])}
+    assert len(entries) >= 10
+    for name, entry in entries.items():
+        assert name in output
+        assert entry["source"].split()[0] in output
+    sband = entries["leo-sband"]
+    assert (sband["forward"]["rate"], sband["reverse"]["rate"]) == ("2 Mbit/s", "128 kbit/s")
+    assert sband["unverified"] == ["reverse.rate"]
+    assert "128 kbit/s *" in output
+
+
+def test_show_lists_changes_and_events() -> None:
+    _, output, _ = edgesim("show", TOPOLOGIES / "degraded-3.yaml")
+    assert "at 10 s" in output
+    assert re.search(r"20 s +degrade +sat-0 → sat-1 +for 10 s +rate 2 Mbit/s, loss 10 %", output)
+    assert re.search(r"55 s +pause +sat-1 +for 8 s", output)
+
+
 def test_compressors_are_listed_with_settings_and_source() -> None:
     code, output, _ = edgesim("compressors")
     assert code == 0

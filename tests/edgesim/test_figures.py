@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import StepPatch
 from sklearn.metrics import auc
 
 from edgesim import figures
@@ -178,9 +178,9 @@ def curve(axes: Axes, marker: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def dashed(axes: Axes) -> float:
-    """The height of the dashed horizontal line of a panel."""
-    line = next(line for line in axes.lines if line.get_linestyle() == "--")
-    return float(np.asarray(line.get_ydata())[0])
+    """The height of the dashed steps of a panel where they begin."""
+    steps = next(patch for patch in axes.patches if isinstance(patch, StepPatch) and patch.get_linestyle() == "--")
+    return float(steps.get_data().values[0])
 
 
 def test_every_figure_of_a_run_is_a_png(four: Run, tmp_path: Path) -> None:
@@ -229,6 +229,12 @@ def test_pyplot_is_never_imported(four: Run, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script, str(four.path), str(tmp_path)], check=True, cwd=root)
 
 
+def filled(axes: Axes) -> StepPatch:
+    """The filled steps of a panel."""
+    (steps,) = [patch for patch in axes.patches if isinstance(patch, StepPatch) and patch.get_fill()]
+    return steps
+
+
 def test_throughput_shows_configured_measured_and_carried(four: Run) -> None:
     panels = panels_of(throughput(four))
     assert list(panels) == ["sat-0 → sat-1", "sat-1 → sat-2", "sat-2 → sat-3", "sat-3 → sat-0"]
@@ -238,7 +244,7 @@ def test_throughput_shows_configured_measured_and_carried(four: Run) -> None:
     _, measured = curve(slow, ".")
     assert np.nanmedian(measured) == pytest.approx(2.0, rel=0.02)
     for panel, link in ((slow, ("sat-1", "sat-2")), (lossy, ("sat-3", "sat-0"))):
-        carried, edges, _ = panel.patches[-1].get_data()  # type: ignore[attr-defined]
+        carried, edges, _ = filled(panel).get_data()
         assert len(carried) <= 150
         rows = four.of_link(*link)
         sent = sum(rows[f"{part}_bytes"].sum() for part in ("payload", "header", "retransmitted"))
@@ -267,7 +273,7 @@ def test_closed_windows_coincide_with_the_stall_of_the_traffic(tmp_path: Path, k
     run = make_run(tmp_path / "run", setup_s=30.0, shape=None)
     figure = throughput(replace(run, summary={}) if killed else run)
     assert hatched(figure)["sat-3 → sat-0"] == [(70, 120)]
-    carried, edges, _ = panels_of(figure)["sat-3 → sat-0"].patches[-1].get_data()  # type: ignore[attr-defined]
+    carried, edges, _ = filled(panels_of(figure)["sat-3 → sat-0"]).get_data()
     slowest = int(np.argmin(carried))
     assert edges[slowest] == pytest.approx(70, abs=2)
     assert edges[slowest + 1] == pytest.approx(120, abs=3)
@@ -304,8 +310,23 @@ def test_delay_shows_configured_and_measured(four: Run) -> None:
     assert low < 6.4
     assert high > 6.9
     assert axes.get_title(loc="right").startswith("mean 6.7")
-    (band,) = [patch for patch in axes.patches if isinstance(patch, Rectangle) and not patch.get_hatch()]
-    assert [band.get_y(), band.get_y() + band.get_height()] == pytest.approx([6.4, 6.8])
+    high, _, low = filled(axes).get_data()
+    assert np.concatenate([low, high]) == pytest.approx([6.4, 6.8])
+
+
+@pytest.mark.parametrize(("draw", "expected"), [(throughput, [10, 2, 4]), (delay, [5, 5, 9])])
+def test_what_changed_during_the_run_is_drawn_as_it_was_configured(
+    four: Run, draw: Callable[[Run], Figure], expected: list[float]
+) -> None:
+    first, *others = four.config["links"]
+    moments = ((0.2, 10e6, 0.005), (0.3, 2e6, 0.005), (0.5, 4e6, 0.009), (9.0, 1e6, 1.0))
+    end = four.summary["time_s"]
+    changes = [{"at": share * end, "rate": rate, "delay": by} for share, rate, by in moments]
+    run = replace(four, config={**four.config, "links": [{**first, "changes": changes}, *others]})
+    axes = panels_of(draw(run))["sat-0 → sat-1"]
+    steps = next(patch for patch in axes.patches if isinstance(patch, StepPatch) and patch.get_linestyle() == "--")
+    assert steps.get_data().values[1:].tolist() == pytest.approx(expected)
+    assert steps.get_data().edges.tolist() == pytest.approx([0, 0.2 * end, 0.3 * end, 0.5 * end, end])
 
 
 def test_delay_says_that_retransmissions_are_not_configured(four: Run) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from running import edgesim
 
 from edgesim.results import load
 
@@ -22,14 +21,7 @@ OF_THE_HOST = ("wall_s",)
 
 
 def run(file: Path, out: Path, *options: str) -> dict[str, Any]:
-    program = [sys.executable, "-c", "from edgesim.cli import main; main()"]
-    done = subprocess.run(
-        [*program, "run", str(file), "--out", str(out), "--no-figures", *options],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = edgesim("run", file, "--out", out, "--no-figures", *options)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads((out / "summary.json").read_text())
     return {key: value for key, value in found.items() if key not in OF_THE_HOST}

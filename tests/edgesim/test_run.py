@@ -341,7 +341,7 @@ def test_a_contact_that_never_comes_again_is_one_clear_error(write_topology: Wri
     file = write_topology(2, links="{rate: 1 Mbit/s, schedule: [{from: 0 s, to: 2 s}]}")
     done = edgesim("run", file, "--out", tmp_path / "run", "--set", "training.steps=500")
     assert done.returncode == 1
-    assert "more than is left: the last contact window ends at 2.000 s" in done.stderr
+    assert "finds too little contact left: the last contact window ends at 2.000 s" in done.stderr
     assert "Traceback" not in done.stderr
     assert summary(tmp_path / "run")["status"] == "failed"
     assert summary(tmp_path / "run")["steps"] > 3

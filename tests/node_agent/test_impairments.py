@@ -123,6 +123,8 @@ def test_a_burst_goes_on_when_the_link_changes() -> None:
     assert losses.lost(3, generator).tolist()[1:] == [True, True]
     losses.change(LinkState(bursts=Bursts(enter=1e-9, leave=1e-9)))
     assert losses.lost(100, generator).all()
+    losses.change(LinkState(bursts=Bursts(enter=1e-9, leave=1)))  # one more packet, and the burst is over
+    assert losses.lost(100, generator).tolist() == [True, *[False] * 99]
     losses.change(LinkState(loss=1e-9))
     assert not losses.lost(100, generator).any()
     # back in bursts, the chain starts anew: this one is nearly always outside

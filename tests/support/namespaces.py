@@ -8,9 +8,13 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgesim.network.relay import Relay, Tunnel, packets_at_once
 from edgesim.network.tun import DEVICE, inside, open_tun_inside
@@ -87,21 +91,35 @@ def _shape(namespace: str, settings: LinkSettings, mtu: int) -> None:
     _inside(namespace, "tc", "qdisc", "add", "dev", DEVICE_NAME, "root", "tbf", *shape)
 
 
-def sent_moment(datagram: bytes) -> float:
-    """When a datagram that `stamped` made was sent, by the real-time clock, s."""
-    return float(struct.unpack_from("d", datagram)[0])
+def delays_of(link: Link, number: int, gap: float, size: int, silence: float) -> NDArray[np.float64]:
+    """One-way delays of those of `number` datagrams of `size` bytes, `gap` seconds apart, that arrive, in the order of
+    their arrival; no more are waited for once none has come for `silence` seconds."""
+    sender, receiver = link.datagrams()
+    with sender, receiver, ThreadPoolExecutor(1) as pool:
+        arriving = pool.submit(arrivals, receiver, silence)
+        send(sender, number, gap, size)
+        return np.array([arrived - sent for sent, arrived in arriving.result()])
 
 
-def stamped(size: int) -> bytes:
-    """A datagram that says when it was sent."""
-    return struct.pack("d", time.time()).ljust(size, b"\0")
+def send(sender: socket.socket, number: int, gap: float, size: int = 100) -> None:
+    """Send datagrams that say when they were sent."""
+    for _ in range(number):
+        sender.send(struct.pack("d", time.time()).ljust(size, b"\0"))
+        time.sleep(gap)
 
 
-def received(receiver: socket.socket) -> tuple[bytes, float]:
-    """The next datagram, and when the kernel had it, by the real-time clock, s."""
-    datagram, ancillary, _, _ = receiver.recvmsg(65536, 64)
-    seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
-    return datagram, seconds + nanoseconds * 1e-9
+def arrivals(receiver: socket.socket, silence: float) -> list[tuple[float, float]]:
+    """When each datagram was sent and when the kernel had it, by the real-time clock, s; until none comes for
+    `silence` seconds."""
+    receiver.settimeout(silence)
+    found = []
+    try:
+        while True:
+            datagram, ancillary, _, _ = receiver.recvmsg(65536, 64)
+            seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
+            found.append((struct.unpack_from("d", datagram)[0], seconds + nanoseconds * 1e-9))
+    except TimeoutError:
+        return found
 
 
 @contextmanager

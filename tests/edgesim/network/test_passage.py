@@ -161,6 +161,33 @@ def test_what_a_window_is_too_short_for_waits_for_the_next_one() -> None:
     assert moments(link, 6) == pytest.approx([4.1])
 
 
+def test_what_comes_before_those_that_waited_were_looked_at_stays_behind_them() -> None:
+    link = passage(schedule=(Window(start=1, end=9),))
+    link.start_clock(0.0, 0.0)
+    first, second = bytes(HEADER.size) + b"1", bytes(HEADER.size) + b"2"
+    link.arrive(first, 0.5)
+    link.arrive(second, 1.2)
+    assert [packet for _, packet in link.due(2.0)] == [first, second]
+
+
+def test_what_has_been_sent_makes_room_in_the_queue() -> None:
+    link = passage(queue=2500, schedule=(Window(start=1, end=2), Window(start=3, end=9)))
+    link.start_clock(0.0, 0.0)
+    for moment in (0.1, 0.2, 2.1, 2.2):
+        link.due(moment)
+        link.arrive(PACKET, moment)
+    assert len(moments(link)) == 2
+    assert (link.counters.held, link.counters.overflowed) == (4, 0)
+
+
+def test_a_change_of_loss_holds_from_its_first_packet_on() -> None:
+    link = passage(loss=0.1, changes=(Change(at=1, loss=1.0),))
+    link.start_clock(0.0, 0.0)
+    for moment in (0.5, *np.linspace(1, 2, 50)):
+        link.arrive(PACKET, float(moment))
+    assert link.counters.lost >= 50
+
+
 def test_after_the_last_window_packets_wait_up_to_the_queue() -> None:
     link = passage(rate=80e3, queue=2500, schedule=(Window(start=0, end=1),))
     link.start_clock(0.0, 0.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgesim.topology.computing import boards
+from edgesim.topology.events import pauses
 from edgesim.topology.reader import read
 from node_agent.compression.settings import GCCSettings, NoneSettings, NSISettings
 
@@ -85,3 +86,18 @@ def test_cubesat_contacts_come_once_an_orbit() -> None:
         periods = [after.start - before.start for before, after in pairwise(windows)]
         assert periods == pytest.approx([orbit] * 7, abs=3)
     assert [min(a.end, b.end) - max(a.start, b.start) for a, b in zip(first, second, strict=True)] == [360] * 8
+
+
+def test_the_degraded_links_have_their_bad_day() -> None:
+    found = read(FOLDER / "degraded-3.yaml")
+    there, back = found.link("sat-0", "sat-1"), found.link("sat-1", "sat-0")
+    assert [there.state_at(moment).rate for moment in (19, 20, 29, 30)] == [10e6, 2e6, 2e6, 10e6]
+    assert there.state_at(25).loss == 0.1
+    assert back.changes == ()
+    assert [found.link("sat-2", "sat-1").state_at(moment).rate for moment in (0, 10)] == [10e6, 4e6]
+    first, second = found.link("sat-0", "sat-2").schedule or ()
+    assert (first.end, second.start) == (40, 45)
+    assert [(pause.start, pause.end) for pause in pauses(found.events, "sat-1")] == [(55, 63)]
+    for link in found.directed_links():
+        assert link.bursts is not None
+        assert link.bursts.leave == 1 / 4
