@@ -70,8 +70,12 @@ def measure(
     probe: ProbeSettings,
     meet: Callable[[], object],
     clock: WallClock,
+    turn: int | None = None,
 ) -> tuple[Measured, Sent]:
     """What the incoming link gave (`previous` is what was asked of it), and what went out on the other one.
+
+    Bursts are sent by all nodes at once, or where this node of two has a `turn`, 0 or 1, by one after the other:
+    beneath TCP the acknowledgements of one burst would wait in the queue of the other.
 
     `meet` returns when all nodes have called it; `clock` is the one of all that `outgoing` has sent. Raises LinkError
     if a neighbour fails.
@@ -89,11 +93,23 @@ def measure(
     count, _ = burst(previous, whole, pool.room)
     measured_from = int(count * probe.warm_up / whole)
     messages, length = burst(link, whole, pool.room)
-    with _Sending(lambda: _send(outgoing, pool, clock, length, messages, 0.0)):
+
+    def send() -> None:
+        _send(outgoing, pool, clock, length, messages, 0.0)
+
+    def receive() -> None:
         for number in range(count):
             if number == measured_from:
                 incoming.meter.measured()
             pool.give(incoming.receive(clock))
+
+    if turn is None:
+        with _Sending(send):
+            receive()
+    else:
+        for whose in (0, 1):
+            send() if whose == turn else receive()
+            meet()
     received = incoming.meter.measured()
     return Measured(
         rate_bit_s=received.rate_bits / received.rate_s if received.rate_s else None,
