@@ -29,7 +29,8 @@ from node_agent.probe import asked_of
 RATES = (0.1e6, 1e6, 10e6, 100e6, 500e6)
 DELAYS = (0.0, 0.005, 0.05, 0.3)
 JITTER = 0.005
-LOSSES = ({"loss": 0.01}, {"loss": 0.05}, {"loss": 0.01, "burst_length": 8.0})
+LOSSES = ({"loss": 0.001}, {"loss": 0.01}, {"loss": 0.01, "burst_length": 2.0})
+"""more, or in longer bursts, and TCP waits for ever longer times beneath which few packets are sent"""
 
 
 def proofs(links: str, link: dict[str, Any], samples: int = 40, burst_time: float = 1.0) -> tuple[Proof, Proof]:

@@ -23,7 +23,7 @@ from edgesim.topology.links import Link
 from edgesim.topology.quantities import format_fraction, format_rate, format_time
 from edgesim.topology.schema import Topology
 from node_agent.compression.settings import NoneSettings
-from node_agent.events import Event, Measured, Probed
+from node_agent.events import Measured, Probed
 from node_agent.job import Job, LinkSettings, ProbeSettings
 from node_agent.link_model import PACKET, frame_bytes, patience
 from node_agent.plain import plain
@@ -39,8 +39,10 @@ class Proof:
     applied: LinkSettings
     """read back from what imposes it"""
     measured: Measured
+    packets: int
+    """that were sent to measure it, those of 1,500 bytes that came again included"""
     loss: float | None
-    """share of the bytes on the wire that were sent again; None: nothing was sent"""
+    """share of them that was lost; None: none was sent"""
     deviations: tuple[str, ...]
     """beyond the tolerance, in words"""
     goodput: float = 1.0
@@ -61,7 +63,7 @@ class Proof:
                 "link": self.requested.name,
                 "requested": state(self.requested),
                 "applied": state(self.applied),
-                "measured": {**asdict(self.measured), "loss": self.loss},
+                "measured": {**asdict(self.measured), "packets": self.packets, "loss": self.loss},
                 "deviations": list(self.deviations),
             }
         )
@@ -80,7 +82,7 @@ def jobs(
     ends = tuple(link.between)
     there, back = (at_rest(topology.link(*pair), moment) for pair in (ends, ends[::-1]))
     frame = frame_bytes((there, back))
-    silence = topology.emulation.timeout + patience(there, frame) + patience(back, frame)
+    silence = topology.emulation.timeout + sum(patience(one, frame, network is not None) for one in (there, back))
     return [
         Job(
             run=topology.name,
@@ -140,30 +142,19 @@ def plan_at(plan: Plan, moment: float) -> Plan:
 def by_kernel(proof: Proof, applied: Applied) -> Proof:
     """The proof of a link that the kernel imposes: as it was read back, and with the packets that were lost."""
     relayed = applied.relayed
-    loss = relayed.lost / relayed.packets_in if relayed is not None and relayed.packets_in else 0.0
+    packets = applied.counters.packets if relayed is None else relayed.packets_in
+    loss = relayed.lost / packets if relayed is not None and packets else 0.0
     goodput = payload_rate(1.0, proof.requested.overhead) * (1 + proof.requested.overhead / PACKET)
-    return replace(proof, applied=applied.link, loss=loss, goodput=goodput)
+    return replace(proof, applied=applied.link, packets=packets, loss=loss, goodput=goodput)
 
 
 def proof_of(job: Job, sender: Probed, receiver: Probed) -> Proof:
     """Of the outgoing link of a job."""
     assert job.outgoing is not None
-    return Proof(at_rest(job.outgoing), sender.applied, receiver.found, lost(sender), receiver.deviations)
-
-
-def lost(sender: Probed) -> float | None:
     wire = sender.sent.message_bytes + sender.sent.retransmitted_bytes
-    return sender.sent.retransmitted_bytes / wire if wire else None
-
-
-def pair_up(nodes: Sequence[str], events: Sequence[Event]) -> dict[str, tuple[Probed, Probed]]:
-    """Of a run's probes: sender's and receiver's, by the name of the link between them."""
-    probed = {event.node: event for event in events if isinstance(event, Probed)}
-    return {
-        event.link: (probed[nodes[rank - 1]], event)
-        for rank, node in enumerate(nodes)
-        if (event := probed.get(node)) is not None and nodes[rank - 1] in probed
-    }
+    loss = sender.sent.retransmitted_bytes / wire if wire else None
+    asked = at_rest(job.outgoing)
+    return Proof(asked, sender.applied, receiver.found, wire // PACKET, loss, receiver.deviations)
 
 
 def render(proofs: Sequence[Proof], tolerance: float) -> RenderableType:

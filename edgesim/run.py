@@ -113,7 +113,9 @@ class Experiment:
             emulation = topology.emulation
             warm_up = WARM_UP if network is not None else 0.0
             probe = ProbeSettings(warm_up=warm_up, tolerance=emulation.tolerance, binding=not emulation.allow_deviation)
-        silence = topology.emulation.timeout + sum(patience(link, frame) for link in links.values())
+        silence = topology.emulation.timeout + sum(
+            patience(link, frame, network is not None) for link in links.values()
+        )
         silence += sum(pause.end - pause.start for name in names for pause in pauses(topology.events, name))
         cuts = [self.scene.shape[0] * i // len(names) for i in range(len(names) + 1)]
         return [

@@ -43,8 +43,9 @@ class LinkDeviation(LinkError):
 
 def at_rest(link: LinkSettings, moment: float = 0.0) -> LinkSettings:
     """The link as it is at one moment, with contact."""
-    state = link.state_at(moment).model_dump(include={"rate", "delay", "jitter", "loss", "bursts"})
-    return link.model_copy(update={**state, "schedule": None, "changes": (), "deadline": None})
+    state = link.state_at(moment)
+    values = {name: getattr(state, name) for name in LinkState.model_fields}
+    return link.model_copy(update={**values, "schedule": None, "changes": (), "deadline": None})
 
 
 def singles(link: LinkSettings, probe: ProbeSettings) -> tuple[int, float]:

@@ -9,7 +9,7 @@ from processes import on_nodes
 from programs import probed
 
 from node_agent.events import Measured
-from node_agent.job import Change, LinkSettings, ProbeSettings, Window
+from node_agent.job import Bursts, Change, LinkSettings, ProbeSettings, Window
 from node_agent.probe import at_rest, burst, deviations, singles
 
 
@@ -27,6 +27,9 @@ def test_a_link_at_rest_is_as_it_is_at_a_moment_and_open() -> None:
     )
     assert at_rest(settings) == link(rate=1e6, delay=0.1)
     assert at_rest(settings, 7.0) == link(rate=2e6)
+    bursty = link(loss=0.5, bursts=Bursts(enter=0.1, leave=0.1))
+    assert at_rest(bursty).bursts == bursty.bursts
+    assert at_rest(link(changes=(Change(at=7, loss=0.5, bursts=bursty.bursts),)), 7.0) == bursty
 
 
 @pytest.mark.parametrize(
