@@ -22,7 +22,6 @@ from node_agent.job import Entrance
 ENDING = 5.0
 """s in which the keeper ends once nobody listens to it any more"""
 
-
 WARM_UP = 1.0
 """s for which a transfer goes on before its rate is measured: TCP begins slowly"""
 
