@@ -203,7 +203,7 @@ def _read(path: Path) -> Record:
             token=content["token"],
             processes=[Process(**process) for process in content["processes"]],
             boot=content["boot"],
-            folders=content["folders"],
+            folders=content.get("folders", []),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path}: not a record of a run ({error}); remove it") from error
