@@ -401,17 +401,18 @@ def clean(as_json: Json = False) -> None:
     """End what killed runs have left behind: their processes, and with these their namespaces and devices."""
     from edgesim.network import records
 
+    cleaned: list[dict[str, Any]] = []
     try:
-        cleaned = list(records.clean())
+        for one in records.clean():
+            cleaned.append(one.__dict__)
+            if not as_json:
+                what = "is going on; left alone" if one.alive else f"removed; {one.processes} process(es) ended"
+                typer.echo(f"{one.run}: {what}")
     except records.RecordError as error:
         _fail(str(error), FAILED)
     if as_json:
-        typer.echo(json.dumps([one.__dict__ for one in cleaned], indent=2))
-        return
-    for one in cleaned:
-        what = "is going on; left alone" if one.alive else f"removed; {one.processes} process(es) ended"
-        typer.echo(f"{one.run}: {what}")
-    if not cleaned:
+        typer.echo(json.dumps(cleaned, indent=2))
+    elif not cleaned:
         typer.echo("nothing to remove")
 
 
