@@ -75,18 +75,24 @@ def measure(
 ) -> tuple[Measured, Sent]:
     """What the incoming link gave (`previous` is what was asked of it), and what went out on the other one.
 
-    Bursts are sent by all nodes at once, or where this node of two has a `turn`, 0 or 1, by one after the other:
-    beneath TCP the acknowledgements of one burst would wait in the queue of the other.
+    All nodes send at once, or where this node of two has a `turn`, 0 or 1, one after the other: beneath TCP the
+    acknowledgements of one direction are packets of the other, which its messages queue and keep their order behind.
 
     `meet` returns when all nodes have called it; `clock` is the one of all that `outgoing` has sent. Raises LinkError
     if a neighbour fails.
     """
     link = outgoing.model.settings
     meet()
-    count, _ = singles(previous, probe)
-    with _Sending(lambda: _send(outgoing, pool, clock, SINGLE_BYTES, *singles(link, probe))):
-        for _ in range(count):
+    expecting, _ = singles(previous, probe)
+
+    def send_singles() -> None:
+        _send(outgoing, pool, clock, SINGLE_BYTES, *singles(link, probe))
+
+    def receive_singles() -> None:
+        for _ in range(expecting):
             pool.give(incoming.receive(clock))
+
+    _both(send_singles, receive_singles, meet, turn)
     delays = _first_time(incoming.meter.delays, previous)
     incoming.meter.measured()
     meet()
@@ -95,22 +101,16 @@ def measure(
     measured_from = int(count * probe.warm_up / whole)
     messages, length = burst(link, whole, pool.room)
 
-    def send() -> None:
+    def send_burst() -> None:
         _send(outgoing, pool, clock, length, messages, 0.0)
 
-    def receive() -> None:
+    def receive_burst() -> None:
         for number in range(count):
             if number == measured_from:
                 incoming.meter.measured()
             pool.give(incoming.receive(clock))
 
-    if turn is None:
-        with _Sending(send):
-            receive()
-    else:
-        for whose in (0, 1):
-            send() if whose == turn else receive()
-            meet()
+    _both(send_burst, receive_burst, meet, turn)
     received = incoming.meter.measured()
     return Measured(
         rate_bit_s=received.rate_bits / received.rate_s if received.rate_s else None,
@@ -118,6 +118,17 @@ def measure(
         jitter_s=float(delays.std()) if len(delays) else None,
         samples=len(delays),
     ), outgoing.sent
+
+
+def _both(send: Callable[[], None], receive: Callable[[], None], meet: Callable[[], object], turn: int | None) -> None:
+    """Send and receive, at once or one after the other."""
+    if turn is None:
+        with _Sending(send):
+            receive()
+        return
+    for whose in (0, 1):
+        send() if whose == turn else receive()
+        meet()
 
 
 def _first_time(delays: NDArray[np.float64], link: LinkSettings) -> NDArray[np.float64]:
