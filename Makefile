@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test format setup bench-ring bench-links bench-namespaces bench-worlds bench-clocks bench-orbit bench-detection clean
+.PHONY: demo test format setup bench-ring bench-links bench-ddp bench-namespaces bench-worlds bench-relay bench-clocks bench-orbit bench-detection clean
 
 demo: $(READY)  ## the main job: three compressors over four satellites' links
 	$(BIN)/edgesim run topologies/leo-ring-4.yaml
@@ -22,7 +22,7 @@ format: $(READY)
 bench-ring: $(READY)  ## the ring against its bounds and against torch.distributed's own all-reduce
 	$(BIN)/python benchmarks/ring.py
 
-bench-links: $(READY)  ## rate and delay of shaped links against what was asked
+bench-links: $(READY)  ## rate, delay, jitter and loss of links over both backends against what was asked
 	$(BIN)/python benchmarks/links.py
 
 bench-namespaces: $(READY)  ## networks of namespaces: set-up, payload over their links, Gloo's own all-reduce
@@ -30,6 +30,12 @@ bench-namespaces: $(READY)  ## networks of namespaces: set-up, payload over thei
 
 bench-worlds: $(READY)  ## one all-reduce by formula, by SimGrid, and in all three worlds
 	$(BIN)/python benchmarks/worlds.py
+
+bench-relay: $(READY)  ## packets through the relay: rate, delay, jitter, its share of a core
+	$(BIN)/python benchmarks/relay.py
+
+bench-ddp: $(READY)  ## a plain DDP script with PyTorch's hooks beside the compressors, over the same links
+	$(BIN)/python benchmarks/ddp_beside.py
 
 bench-clocks: $(READY)  ## what a step takes under the wall clock and under the virtual one
 	$(BIN)/python benchmarks/clocks.py

@@ -241,7 +241,7 @@ def contacts(
 def links(
     file: File,
     settings: Set = None,
-    how: Annotated[str | None, typer.Option("--links", metavar="userspace", help="how links are imposed")] = None,
+    how: Annotated[str | None, typer.Option("--links", metavar="userspace|netns", help="how links are imposed")] = None,
     at: Annotated[str, typer.Option(metavar="TIME", help="as they are at this moment of the run's clock")] = "0 s",
     samples: Annotated[int, typer.Option(min=8, max=100_000, help="single messages a direction")] = 60,
     png: Annotated[Path | None, typer.Option(help="draw it into this file as well", show_default=False)] = None,
@@ -251,6 +251,8 @@ def links(
     from edgesim import proof
     from edgesim.fleet.base import NodeFailure
     from edgesim.fleet.local import LocalFleet
+    from edgesim.network.namespaces import WARM_UP, NetworkError, usable_plan
+    from edgesim.network.plan import Unavailable
     from edgesim.topology.quantities import QuantityError, parse_time
     from edgesim.topology.reader import TopologyError, read
     from node_agent.job import ProbeSettings
@@ -260,20 +262,26 @@ def links(
     try:
         topology = read(file, overrides, options)
         moment = parse_time(at)
-    except TopologyError as error:
-        _refuse(_problems(error, file, overrides))
+        plan = usable_plan(topology) if topology.emulation.links == "netns" else None
+    except (TopologyError, Unavailable) as error:
+        _refuse(_problems(error, file, overrides, options))
+    except NetworkError as error:
+        _fail(str(error), FAILED)
     except QuantityError as error:
         _fail(f"--at: {error}", BAD_INPUT)
     tolerance = topology.emulation.tolerance
-    probe = ProbeSettings(samples=samples, budget=30.0, burst_time=1.0, tolerance=tolerance, binding=False)
+    warm_up = 0.0 if plan is None else WARM_UP
+    probe = ProbeSettings(
+        samples=samples, budget=30.0, warm_up=warm_up, burst_time=1.0, tolerance=tolerance, binding=False
+    )
     proofs: list[proof.Proof] = []
     try:
-        for pair in proof.prove(topology, LocalFleet, probe, moment):
+        for pair in proof.prove(topology, LocalFleet, probe, moment, plan):
             proofs += pair
             if not as_json:
                 names = " and ".join(one.requested.name for one in pair)
                 typer.echo(f"measured {names} ({len(proofs)} of {2 * len(topology.links)})", err=True)
-    except NodeFailure as error:
+    except (NodeFailure, NetworkError) as error:
         _fail(str(error), FAILED)
     if as_json:
         typer.echo(json.dumps([one.as_json() for one in proofs], indent=2))
@@ -393,17 +401,18 @@ def clean(as_json: Json = False) -> None:
     """End what killed runs have left behind: their processes, and with these their namespaces and devices."""
     from edgesim.network import records
 
+    cleaned: list[dict[str, Any]] = []
     try:
-        cleaned = list(records.clean())
+        for one in records.clean():
+            cleaned.append(one.__dict__)
+            if not as_json:
+                what = "is going on; left alone" if one.alive else f"removed; {one.processes} process(es) ended"
+                typer.echo(f"{one.run}: {what}")
     except records.RecordError as error:
         _fail(str(error), FAILED)
     if as_json:
-        typer.echo(json.dumps([one.__dict__ for one in cleaned], indent=2))
-        return
-    for one in cleaned:
-        what = "is going on; left alone" if one.alive else f"removed; {one.processes} process(es) ended"
-        typer.echo(f"{one.run}: {what}")
-    if not cleaned:
+        typer.echo(json.dumps(cleaned, indent=2))
+    elif not cleaned:
         typer.echo("nothing to remove")
 
 

@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, BinaryIO
 
-from rich.color import ANSI_COLOR_NAMES
 from rich.console import Console
 from rich.style import Style
 
@@ -28,7 +27,6 @@ KILLED_AFTER = 3.0
 INTERRUPTED = 130
 
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan", "bright_magenta", "bright_green")
-assert set(_COLOURS) <= set(ANSI_COLOR_NAMES)
 
 
 def environment(network: Network, rank: int) -> dict[str, str]:
@@ -61,14 +59,15 @@ class Output:
 
     def __post_init__(self) -> None:
         self._rest: dict[tuple[int, bool], bytes] = {}
-        system = Console().color_system if self.stdout.isatty() else None
+        # rich decides what the terminal can do, and whether NO_COLOR or the like is set.
+        system = Console()._color_system if self.stdout.isatty() else None
         width = max(map(len, self.names))
         self._prefixes = []
         for rank, name in enumerate(self.names):
             text = f"{name:<{width}} | "
             if system is not None:
                 colour = Style(color=_COLOURS[rank % len(_COLOURS)])
-                text = colour.render(text, color_system=Console()._color_system)
+                text = colour.render(text, color_system=system)
             self._prefixes.append(text.encode())
 
     def write(self, rank: int, is_error: bool, octets: bytes) -> None:
@@ -203,6 +202,3 @@ class _Supervision:
         for node in self._nodes:
             if node.open_streams:
                 node.signal(number)
-
-
-__all__ = ["Output", "environment", "run_everywhere"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,16 @@ from rich.table import Table
 from rich.text import Text
 
 from edgesim.fleet.base import Fleet
+from edgesim.network.namespaces import Network
+from edgesim.network.plan import Applied, Plan
+from edgesim.network.shaping import payload_rate
 from edgesim.topology.links import Link
 from edgesim.topology.quantities import format_fraction, format_rate, format_time
 from edgesim.topology.schema import Topology
 from node_agent.compression.settings import NoneSettings
-from node_agent.events import Event, Measured, Probed
+from node_agent.events import Measured, Probed
 from node_agent.job import Job, LinkSettings, ProbeSettings
-from node_agent.link_model import frame_bytes, patience
+from node_agent.link_model import PACKET, frame_bytes, patience
 from node_agent.plain import plain
 from node_agent.probe import at_rest
 
@@ -34,8 +39,10 @@ class Proof:
     applied: LinkSettings
     """read back from what imposes it"""
     measured: Measured
+    packets: int
+    """that were sent to measure it, those of 1,500 bytes that came again included"""
     loss: float | None
-    """share of the bytes on the wire that were sent again; None: nothing was sent"""
+    """share of them that was lost; None: none was sent"""
     deviations: tuple[str, ...]
     """beyond the tolerance, in words"""
     goodput: float = 1.0
@@ -56,19 +63,26 @@ class Proof:
                 "link": self.requested.name,
                 "requested": state(self.requested),
                 "applied": state(self.applied),
-                "measured": {**asdict(self.measured), "loss": self.loss},
+                "measured": {**asdict(self.measured), "packets": self.packets, "loss": self.loss},
                 "deviations": list(self.deviations),
             }
         )
         return content
 
 
-def jobs(topology: Topology, link: Link, probe: ProbeSettings, moment: float, rendezvous: str) -> list[Job]:
+def jobs(
+    topology: Topology,
+    link: Link,
+    probe: ProbeSettings,
+    moment: float,
+    rendezvous: str,
+    network: Network | None = None,
+) -> list[Job]:
     """One for each end of a link: a ring of two that trains nothing. The link is as it is at `moment`, s."""
     ends = tuple(link.between)
     there, back = (at_rest(topology.link(*pair), moment) for pair in (ends, ends[::-1]))
     frame = frame_bytes((there, back))
-    silence = topology.emulation.timeout + patience(there, frame) + patience(back, frame)
+    silence = topology.emulation.timeout + sum(patience(one, frame, network is not None) for one in (there, back))
     return [
         Job(
             run=topology.name,
@@ -83,47 +97,64 @@ def jobs(topology: Topology, link: Link, probe: ProbeSettings, moment: float, re
             timeout=silence,
             probe=probe,
             compressor=NoneSettings(),
+            **(network.inside(topology.ring.index(ends[rank])) if network is not None else {}),
         )
         for rank, (outgoing, incoming) in enumerate(((there, back), (back, there)))
     ]
 
 
 def prove(
-    topology: Topology, fleet: Callable[[], Fleet], probe: ProbeSettings, moment: float = 0.0
+    topology: Topology,
+    fleet: Callable[[], Fleet],
+    probe: ProbeSettings,
+    moment: float = 0.0,
+    plan: Plan | None = None,
 ) -> Iterator[tuple[Proof, Proof]]:
-    """Measure every link of a topology, one after the other, both directions at once.
+    """Measure every link of a topology, one after the other, both directions at once; with a plan, as the kernel
+    imposes them.
 
-    Raises NodeFailure where a link cannot be measured.
+    Raises NodeFailure where a link cannot be measured, NetworkError where the network cannot be made.
     """
-    for link in topology.links:
-        with tempfile.TemporaryDirectory(prefix="edgesim-") as meeting, fleet() as nodes:
-            asked = jobs(topology, link, probe, moment, f"file://{meeting}/rendezvous")
-            nodes.start(asked, [Path(meeting) / f"{job.rank}.log" for job in asked])
-            probed = [event for event in nodes.events() if isinstance(event, Probed)]
-        first, second = sorted(probed, key=lambda event: event.rank)
-        # What arrives at the second node left the first.
-        yield proof_of(asked[0], first, second), proof_of(asked[1], second, first)
+    with nullcontext() if plan is None else Network(plan_at(plan, moment)) as network:
+        for link in topology.links:
+            with tempfile.TemporaryDirectory(prefix="edgesim-") as meeting, fleet() as nodes:
+                asked = jobs(topology, link, probe, moment, f"file://{meeting}/rendezvous", network)
+                nodes.start(asked, [Path(meeting) / f"{job.rank}.log" for job in asked])
+                probed = [event for event in nodes.events() if isinstance(event, Probed)]
+            first, second = sorted(probed, key=lambda event: event.rank)
+            # What arrives at the second node left the first.
+            there, back = proof_of(asked[0], first, second), proof_of(asked[1], second, first)
+            if network is not None:
+                applied = {one.link.name: one for one in network.applied()}
+                there, back = (by_kernel(proof, applied[proof.requested.name]) for proof in (there, back))
+            yield there, back
+
+
+def plan_at(plan: Plan, moment: float) -> Plan:
+    """With every link as it is at one moment, with contact."""
+    wires = (
+        replace(wire, forward=at_rest(wire.forward, moment), backward=at_rest(wire.backward, moment))
+        for wire in plan.wires
+    )
+    return replace(plan, run=f"links-{os.getpid()}", wires=tuple(wires))
+
+
+def by_kernel(proof: Proof, applied: Applied) -> Proof:
+    """The proof of a link that the kernel imposes: as it was read back, and with the packets that were lost."""
+    relayed = applied.relayed
+    packets = applied.counters.packets if relayed is None else relayed.packets_in
+    loss = relayed.lost / packets if relayed is not None and packets else 0.0
+    goodput = payload_rate(1.0, proof.requested.overhead) * (1 + proof.requested.overhead / PACKET)
+    return replace(proof, applied=applied.link, packets=packets, loss=loss, goodput=goodput)
 
 
 def proof_of(job: Job, sender: Probed, receiver: Probed) -> Proof:
     """Of the outgoing link of a job."""
     assert job.outgoing is not None
-    return Proof(at_rest(job.outgoing), sender.applied, receiver.found, lost(sender), receiver.deviations)
-
-
-def lost(sender: Probed) -> float | None:
     wire = sender.sent.message_bytes + sender.sent.retransmitted_bytes
-    return sender.sent.retransmitted_bytes / wire if wire else None
-
-
-def pair_up(nodes: Sequence[str], events: Sequence[Event]) -> dict[str, tuple[Probed, Probed]]:
-    """Of a run's probes: sender's and receiver's, by the name of the link between them."""
-    probed = {event.node: event for event in events if isinstance(event, Probed)}
-    return {
-        event.link: (probed[nodes[rank - 1]], event)
-        for rank, node in enumerate(nodes)
-        if (event := probed.get(node)) is not None and nodes[rank - 1] in probed
-    }
+    loss = sender.sent.retransmitted_bytes / wire if wire else None
+    asked = at_rest(job.outgoing)
+    return Proof(asked, sender.applied, receiver.found, wire // PACKET, loss, receiver.deviations)
 
 
 def render(proofs: Sequence[Proof], tolerance: float) -> RenderableType:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +18,9 @@ from numpy.typing import NDArray
 from edgesim import host
 from edgesim.comparison import compressor_label
 from edgesim.fleet.base import Fleet, NodeFailure
-from edgesim.network.namespaces import Network, NetworkError, run_id, usable_plan
+from edgesim.network.namespaces import WARM_UP, Network, NetworkError, run_id, usable_plan
 from edgesim.network.plan import Plan, describe
+from edgesim.network.records import Record, RecordError, recorded
 from edgesim.results import Run, RunFolder, RunFolderError, load
 from edgesim.summary import summarise
 from edgesim.topology.computing import boards
@@ -111,8 +111,11 @@ class Experiment:
         probe = None
         if topology.emulation.clock == "wall" and links and not bare:
             emulation = topology.emulation
-            probe = ProbeSettings(tolerance=emulation.tolerance, binding=not emulation.allow_deviation)
-        silence = topology.emulation.timeout + sum(patience(link, frame) for link in links.values())
+            warm_up = WARM_UP if network is not None else 0.0
+            probe = ProbeSettings(warm_up=warm_up, tolerance=emulation.tolerance, binding=not emulation.allow_deviation)
+        silence = topology.emulation.timeout + sum(
+            patience(link, frame, network is not None) for link in links.values()
+        )
         silence += sum(pause.end - pause.start for name in names for pause in pauses(topology.events, name))
         cuts = [self.scene.shape[0] * i // len(names) for i in range(len(names) + 1)]
         return [
@@ -163,11 +166,12 @@ class Experiment:
             folder.write_topology(self.source)
             folder.write_config(self._config(compressor))
             with (
-                tempfile.TemporaryDirectory(prefix="edgesim-") as meeting,
+                recorded(run_id(path)) as record,
                 interruptible(),
-                self._network(path) as network,
+                self._network(record) as network,
                 fleet,
             ):
+                meeting = record.folder()
                 jobs = self.jobs(compressor, path.name, f"file://{meeting}/rendezvous", network)
                 if network is not None:
                     folder.record_network("began", network.applied())
@@ -178,8 +182,8 @@ class Experiment:
                             if network is not None and network.plan.changing:
                                 network.begin(event.origin_s)
                             continue
-                        if isinstance(event, Started) and network is not None:
-                            network.adopt(event.pid)
+                        if isinstance(event, Started):
+                            record.add(event.pid)
                         folder.record(event)
                         evaluation = observed(event)
                         if evaluation is not None:
@@ -191,7 +195,7 @@ class Experiment:
             folder.write_maps(observed.maps())
         except NodeFailure as error:
             failure = RunError(str(error), error.log)
-        except (RunError, RunFolderError, NetworkError) as error:
+        except (RunError, RunFolderError, NetworkError, RecordError) as error:
             failure = error if isinstance(error, RunError) else RunError(str(error))
         except KeyboardInterrupt:
             failure = Interrupted("interrupted")
@@ -211,8 +215,8 @@ class Experiment:
             raise failure
         return load(path)
 
-    def _network(self, path: Path) -> AbstractContextManager[Network | None]:
-        return nullcontext() if self.plan is None else Network(replace(self.plan, run=run_id(path)))
+    def _network(self, record: Record) -> AbstractContextManager[Network | None]:
+        return nullcontext() if self.plan is None else Network(replace(self.plan, run=record.run), record)
 
     def _config(self, compressor: CompressorSettings) -> dict[str, Any]:
         topology = self.topology

@@ -97,6 +97,9 @@ class ProbeSettings(Settings):
     samples: int = Field(default=20, ge=1, description="single messages, as far as the budget goes")
     budget: float = Field(default=2.0, description="longest time for them, s")
     burst_time: float = Field(default=0.4, description="length of the burst for the rate, s")
+    warm_up: float = Field(
+        default=0.0, description="length of what precedes the burst without a gap, s: until TCP has filled the link"
+    )
     tolerance: float = Field(default=0.05, description="share by which a link may miss what was asked of it")
     binding: bool = Field(default=True, description="whether a link that misses more ends the run, or is recorded only")
 

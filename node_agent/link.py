@@ -149,7 +149,9 @@ class IncomingLink:
     WAITED = 1e-4
     """s; a receive that took longer than this had to wait for its message"""
 
-    def __init__(self, channel: Channel, pool: FramePool, posted: int = POSTED) -> None:
+    def __init__(self, channel: Channel, pool: FramePool, posted: int = POSTED, imposed: bool = True) -> None:
+        """`imposed`: whether messages come when their sender says, as it held them back, or it only expected so."""
+        self._imposed = imposed
         self.meter = Meter()
         self._channel = channel
         self._pool = pool
@@ -177,6 +179,7 @@ class IncomingLink:
         else:
             arrived = time.monotonic()
             # What was due before it was asked for tells when it was asked for, not when it came.
-            waited = asked < header.arrival and arrived - asked > self.WAITED
+            due = not self._imposed or asked < header.arrival
+            waited = due and arrived - asked > self.WAITED
             self.meter.take(header, arrived, waited)
         return frame

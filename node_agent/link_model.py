@@ -32,6 +32,10 @@ TCP_HEADERS = 52
 """bytes of each packet that IP and TCP with timestamps take"""
 
 
+LEAST_TIMEOUT, LONGEST_TIMEOUT, LONGEST_RETRY = 0.2, 120.0, 924.6
+"""s; of TCP's retransmissions in Linux, and after how long it gives a connection up (tcp(7), tcp_retries2)"""
+
+
 class LinkError(RuntimeError):
     """A link that failed: the neighbour is gone, silent for too long, or will never be in contact again."""
 
@@ -187,20 +191,28 @@ def frame_bytes(links: Iterable[LinkSettings]) -> int:
     return min(max(affordable, SMALLEST_FRAME), FRAME)
 
 
-def patience(link: LinkSettings, frame: int) -> float:
+def patience(link: LinkSettings, frame: int, over_tcp: bool = False) -> float:
     """How long a healthy sender may be silent because of the link itself, s: one message of `frame` bytes with every
-    retransmission that happens more often than once in a billion, ready at the worst moment of the schedule."""
+    retransmission that happens more often than once in a billion, ready at the worst moment of the schedule.
+
+    `over_tcp`: packets are lost beneath TCP, which waits twice as long before each further retransmission (RFC 6298).
+    """
     states = (link, *link.changes)
-    again = max(_most_often_lost_again(state) for state in states)
-    rounds = math.ceil(math.log(1e-9 / packets(frame)) / math.log(again)) if again else 0
-    bits = 8 * (frame + link.overhead * packets(frame)) * (1 + rounds * again)
+    lost_again = max(_most_often_lost_again(state) for state in states)
+    rounds = math.ceil(math.log(1e-9 / packets(frame)) / math.log(lost_again)) if lost_again else 0
+    bits = 8 * (frame + link.overhead * packets(frame)) * (1 + rounds * lost_again)
     timeline = Timeline(link)
     # The less is left of its window, the more closures a message has to wait for: none is left at a window's end, and
     # the least with which it still gets through is left at the last moment for it.
     last = timeline.last_moment(bits)
     passages = {ready: timeline.through(bits, ready) for ready in (0.0, *timeline.edges(), last) if ready is not None}
     longest = max((passage.ended - ready for ready, passage in passages.items() if passage is not None), default=0.0)
-    return longest + (1 + 2 * rounds) * max(s.delay for s in states) + 10 * max(s.jitter for s in states)
+    delay, jitter = max(s.delay for s in states), max(s.jitter for s in states)
+    again = 2 * rounds * delay
+    if over_tcp:
+        timeout = LEAST_TIMEOUT + 2 * delay + 4 * jitter
+        again = min(LONGEST_RETRY, sum(min(LONGEST_TIMEOUT, timeout * 2**k) for k in range(rounds)))
+    return longest + delay + again + 13 * jitter
 
 
 def _most_often_lost_again(state: LinkState) -> float:

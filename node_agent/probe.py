@@ -43,22 +43,24 @@ class LinkDeviation(LinkError):
 
 def at_rest(link: LinkSettings, moment: float = 0.0) -> LinkSettings:
     """The link as it is at one moment, with contact."""
-    state = link.state_at(moment).model_dump(include={"rate", "delay", "jitter", "loss", "bursts"})
-    return link.model_copy(update={**state, "schedule": None, "changes": (), "deadline": None})
+    state = link.state_at(moment)
+    values = {name: getattr(state, name) for name in LinkState.model_fields}
+    return link.model_copy(update={**values, "schedule": None, "changes": (), "deadline": None})
 
 
 def singles(link: LinkSettings, probe: ProbeSettings) -> tuple[int, float]:
-    """How many single messages, and the pause (s) between them: within the time that a probe may take."""
+    """How many single messages, and the pause (s) between them: so long that none waits for the one before it, and that
+    all come within the time that a probe may take."""
     occupied = 0.0 if link.rate is None else 8 * (SINGLE_BYTES + HEADER_BYTES + link.overhead) / link.rate
-    pause = max(PAUSE, 1.5 * occupied)
+    pause = max(PAUSE, 1.5 * occupied, 6 * link.jitter)
     return max(FEWEST, min(probe.samples, int(probe.budget / pause))), pause
 
 
-def burst(link: LinkSettings, probe: ProbeSettings, room: int) -> tuple[int, int]:
-    """How many messages back to back, and their length in bytes."""
+def burst(link: LinkSettings, seconds: float, room: int) -> tuple[int, int]:
+    """How many messages back to back at least, and their length in bytes."""
     rate = link.rate if link.rate is not None else 8 * room / MESSAGE_TIME
     length = max(SINGLE_BYTES, min(room, int(rate * MESSAGE_TIME / 8)))
-    return max(FEWEST, int(rate * probe.burst_time / 8 / length)), length
+    return max(FEWEST, int(rate * seconds / 8 / length)), length
 
 
 def measure(
@@ -68,26 +70,47 @@ def measure(
     pool: FramePool,
     probe: ProbeSettings,
     meet: Callable[[], object],
+    clock: WallClock,
+    turn: int | None = None,
 ) -> tuple[Measured, Sent]:
     """What the incoming link gave (`previous` is what was asked of it), and what went out on the other one.
 
-    `meet` returns when all nodes have called it. Raises LinkError if a neighbour fails.
+    All nodes send at once, or where this node of two has a `turn`, 0 or 1, one after the other: beneath TCP the
+    acknowledgements of one direction are packets of the other, which its messages queue and keep their order behind.
+
+    `meet` returns when all nodes have called it; `clock` is the one of all that `outgoing` has sent. Raises LinkError
+    if a neighbour fails.
     """
-    clock = WallClock()
     link = outgoing.model.settings
     meet()
-    count, _ = singles(previous, probe)
-    with _Sending(lambda: _send(outgoing, pool, clock, SINGLE_BYTES, *singles(link, probe))):
-        for _ in range(count):
+    expecting, _ = singles(previous, probe)
+
+    def send_singles() -> None:
+        _send(outgoing, pool, clock, SINGLE_BYTES, *singles(link, probe))
+
+    def receive_singles() -> None:
+        for _ in range(expecting):
             pool.give(incoming.receive(clock))
+
+    _both(send_singles, receive_singles, meet, turn)
     delays = _first_time(incoming.meter.delays, previous)
     incoming.meter.measured()
     meet()
-    count, _ = burst(previous, probe, pool.room)
-    messages, length = burst(link, probe, pool.room)
-    with _Sending(lambda: _send(outgoing, pool, clock, length, messages, 0.0)):
-        for _ in range(count):
+    whole = probe.warm_up + probe.burst_time
+    count, _ = burst(previous, whole, pool.room)
+    measured_from = int(count * probe.warm_up / whole)
+    messages, length = burst(link, whole, pool.room)
+
+    def send_burst() -> None:
+        _send(outgoing, pool, clock, length, messages, 0.0)
+
+    def receive_burst() -> None:
+        for number in range(count):
+            if number == measured_from:
+                incoming.meter.measured()
             pool.give(incoming.receive(clock))
+
+    _both(send_burst, receive_burst, meet, turn)
     received = incoming.meter.measured()
     return Measured(
         rate_bit_s=received.rate_bits / received.rate_s if received.rate_s else None,
@@ -95,6 +118,17 @@ def measure(
         jitter_s=float(delays.std()) if len(delays) else None,
         samples=len(delays),
     ), outgoing.sent
+
+
+def _both(send: Callable[[], None], receive: Callable[[], None], meet: Callable[[], object], turn: int | None) -> None:
+    """Send and receive, at once or one after the other."""
+    if turn is None:
+        with _Sending(send):
+            receive()
+        return
+    for whose in (0, 1):
+        send() if whose == turn else receive()
+        meet()
 
 
 def _first_time(delays: NDArray[np.float64], link: LinkSettings) -> NDArray[np.float64]:

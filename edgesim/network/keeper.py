@@ -52,7 +52,6 @@ SETTINGS = {
 """of every namespace. IPv6 would send on every link by itself; TCP would take a closed window of a quarter of an hour
 for the end of a connection."""
 
-
 TUN_QUEUE = 1000
 """packets that may wait for the relay to read them"""
 

@@ -8,6 +8,7 @@ import secrets
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -15,13 +16,15 @@ from typing import Any, cast
 
 from edgesim.network import records
 from edgesim.network.plan import ASIDE, DATA, Applied, Built, Kernel, Plan, make_plan
-from edgesim.network.records import Process, Record, RecordError
+from edgesim.network.records import Record, RecordError
 from edgesim.topology.schema import Topology
 from node_agent.job import Entrance
 
 ENDING = 5.0
 """s in which the keeper ends once nobody listens to it any more"""
 
+WARM_UP = 1.0
+"""s for which a transfer goes on before its rate is measured: TCP begins slowly"""
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """the kernel gives a user namespace only to a process of one thread, and libraries would start more"""
@@ -37,19 +40,20 @@ class Network:
     Every namespace is held by a process of its own (`edgesim.network.keeper`), and by the nodes inside.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, record: Record | None = None) -> None:
+        """`record`: of the run that the network is a part of; None: it has one of its own."""
         self.plan = plan
+        self._record = record
         self._keeper: _Keeper | None = None
-        self._record: Record | None = None
+        self._open = ExitStack()
 
     def __enter__(self) -> Network:
         """Raises NetworkError."""
-        try:
-            records.clean_run(self.plan.run)
-            self._record = Record(self.plan.run, Process.of(os.getpid()), secrets.token_hex(16))
-            self._record.write()
-        except RecordError as error:
-            raise NetworkError(str(error)) from error
+        if self._record is None:
+            try:
+                self._record = self._open.enter_context(records.recorded(self.plan.run))
+            except RecordError as error:
+                raise NetworkError(str(error)) from error
         try:
             self._keeper = _Keeper(self.plan.run, self._record.token)
             self.adopt(self._keeper.pid)
@@ -70,9 +74,7 @@ class Network:
         if self._keeper is not None:
             self._keeper.close()
             self._keeper = None
-        if self._record is not None:
-            self._record.remove()
-            self._record = None
+        self._open.close()
 
     @property
     def entrances(self) -> tuple[Entrance, ...]:

@@ -142,7 +142,7 @@ class Applied:
     burst: int | None
     """bytes; None: no token bucket"""
     offloads: tuple[str, ...]
-    """that the device still has: none"""
+    """that the device has: none but a relayed link's, which takes several packets of a connection at once"""
     counters: Counters
     relayed: RelayCounters | None
     """what the relay has done; None without one"""
@@ -246,6 +246,6 @@ def describe(plan: Plan) -> dict[str, Any]:
     return {
         "means": {"--".join((plan.nodes[wire.ends[0]], plan.nodes[wire.ends[1]])): wire.means for wire in plan.wires},
         "tcp_congestion_control": CONGESTION_CONTROL,
-        "segmentation_offload": False,
+        "segmentation_offload": any(wire.means == "relay" for wire in plan.wires),
         "management_path": "rendezvous and barriers",
     }

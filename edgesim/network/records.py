@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import shutil
 import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -70,6 +72,18 @@ class Record:
     processes: list[Process] = field(default_factory=list)
     boot: str = field(default_factory=_boot)
     """of the host; after the next one every process of the run is gone"""
+    folders: list[str] = field(default_factory=list)
+    """temporary ones"""
+
+    def folder(self) -> Path:
+        """A temporary folder, which goes with the record. Raises RecordError where there can be none."""
+        try:
+            made = tempfile.mkdtemp(prefix="edgesim-")
+        except OSError as error:
+            raise RecordError(f"{tempfile.gettempdir()}: no folder can be made: {error.strerror}") from error
+        self.folders.append(made)
+        self.write()
+        return Path(made)
 
     def add(self, pid: int) -> None:
         """Raises RecordError where it cannot be written."""
@@ -87,6 +101,8 @@ class Record:
             raise RecordError(f"{path}: cannot be written: {error.strerror}") from error
 
     def remove(self) -> None:
+        for path in self.folders:
+            shutil.rmtree(path, ignore_errors=True)
         _path(self.run).unlink(missing_ok=True)
 
     @property
@@ -102,6 +118,21 @@ class Cleaned:
     """that had to be ended"""
     alive: bool = False
     """whether it was left alone because it is still going on"""
+
+
+@contextmanager
+def recorded(run: str) -> Iterator[Record]:
+    """A record of a run of this process, for as long as it lasts; what an earlier run of that name left is ended first.
+
+    Raises RecordError where it cannot be kept, or where a run of that name is going on.
+    """
+    clean_run(run)
+    record = Record(run, Process.of(os.getpid()), secrets.token_hex(16))
+    record.write()
+    try:
+        yield record
+    finally:
+        record.remove()
 
 
 def clean() -> Iterator[Cleaned]:
@@ -172,6 +203,7 @@ def _read(path: Path) -> Record:
             token=content["token"],
             processes=[Process(**process) for process in content["processes"]],
             boot=content["boot"],
+            folders=content.get("folders", []),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path}: not a record of a run ({error}); remove it") from error
@@ -179,8 +211,10 @@ def _read(path: Path) -> Record:
 
 def folder() -> Path:
     """Of this user alone: a record that somebody else could write would have us kill what they name."""
-    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-    folder = Path(base) / f"edgesim-{os.geteuid()}"
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    # A user who has become another one may still be told of the first one's.
+    base = runtime if os.access(runtime, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+    folder = base / f"edgesim-{os.geteuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()

@@ -16,7 +16,6 @@ import psutil
 import pytest
 from running import PATIENCE, command, edgesim, summary
 
-from edgesim.network.namespaces import probe
 from edgesim.results import load
 
 Write = Callable[..., Path]
@@ -373,32 +372,6 @@ def test_a_full_disk_is_one_clear_error(write_topology: Write, tmp_path: Path) -
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
     assert int(done.stderr.split()[-1]) > 20  # what was measured before is still there
-
-
-def test_the_kernels_links_train_the_same_parameters(write_topology: Write, tmp_path: Path) -> None:
-    kernel = probe()
-    if kernel.forbidden or kernel.buckets or kernel.congestion:
-        pytest.skip("no shaped namespaces here")
-    file = write_topology(2, "  compressor: none\n", links="{rate: 20 Mbit/s}")
-    found = {}
-    for links, clock in (("userspace", "virtual"), ("netns", "wall")):
-        options = ("--links", links, "--clock", clock, "--out", tmp_path / links, "--no-figures")
-        options = (*options, "--set", "training.steps=6")
-        done = edgesim("run", file, *options)
-        assert done.returncode == 0, done.stderr
-        found[links] = summary(tmp_path / links)
-    netns = found["netns"]
-    assert netns["nodes_agree"] is True
-    assert netns["params_sha256"] == found["userspace"]["params_sha256"]
-    assert (netns["links_imposed"], netns["tcp_congestion_control"]) == ("netns", "reno")
-    for name, link in netns["links"].items():
-        assert link["requested"]["rate_bit_s"] == link["applied"]["rate_bit_s"] == 2e7
-        assert link["applied"]["means"] == "kernel"
-        assert link["applied"]["payload_bit_s"] == pytest.approx(2e7 * 1448 / 1500)
-        sent = netns["bytes_sent"][name.partition("->")[0]]
-        assert link["applied"]["counters"]["bytes"] > sent, "the kernel has counted every packet, headers and all"
-        assert link["applied"]["counters"]["dropped"] == 0
-    assert load(tmp_path / "netns").events_of("network")[0]["moment"] == "began"
 
 
 def test_events_stop_nodes_and_links_under_both_clocks(write_topology: Write, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node_agent.job import FRAME, Bursts, Change, LinkSettings, Window
-from node_agent.link_model import SMALLEST_FRAME, LinkError, LinkModel, frame_bytes, patience
+from node_agent.link_model import SMALLEST_FRAME, LinkError, LinkModel, expected, frame_bytes, framed, patience
 from node_agent.timeline import Timeline
 
 
@@ -156,7 +156,7 @@ def test_patience_covers_the_longest_closure_and_a_slow_message() -> None:
     tight = (Window(start=0, end=10), Window(start=100, end=102))
     assert patience(LinkSettings(source="a", target="b", rate=8e3, schedule=tight), 5000) == pytest.approx(95)
     shaking = LinkSettings(source="a", target="b", delay=0.2, jitter=0.03)
-    assert patience(shaking, 16384) == pytest.approx(0.2 + 10 * 0.03)
+    assert patience(shaking, 16384) == pytest.approx(0.2 + 13 * 0.03)
     lossy = LinkSettings(source="a", target="b", rate=9600.0, delay=0.2, loss=0.1)
     # 11 packets; the chance that one of them is lost ten times in a row is 1.1e-9, eleven times 1.1e-10
     assert patience(lossy, 16384) == pytest.approx(8 * 16384 / 9600 * 2.1 + 23 * 0.2)
@@ -303,8 +303,29 @@ def test_the_last_moment_is_the_last_from_which_a_message_gets_through(edges: li
 def test_patience_covers_the_worst_of_all_changes() -> None:
     settings = LinkSettings(source="a", target="b", rate=1e6, changes=(Change(at=5, rate=1e3, delay=2.0, jitter=0.1),))
     # 1,000 bytes at 1 kbit/s, and then 2 s of delay
-    assert patience(settings, 1000) == pytest.approx(8 + 2 + 1)
+    assert patience(settings, 1000) == pytest.approx(8 + 2 + 1.3)
     bursts = Bursts(enter=0.1, leave=0.5)
     lossy = LinkSettings(source="a", target="b", delay=0.5, loss=bursts.mean, bursts=bursts)
     # a packet that was lost is lost again with probability 1/2: thirty times in a row once in a billion
     assert patience(lossy, 1500) == pytest.approx((1 + 2 * 30) * 0.5)
+    # TCP would wait 1.2 s, twice as long each time, two minutes at most, and give up after 924.6 s
+    assert patience(lossy, 1500, over_tcp=True) == pytest.approx(0.5 + 924.6)
+    # lost with probability 1/100: five times in a row once in ten billion
+    assert patience(LinkSettings(source="a", target="b", delay=0.1, loss=0.01), 1500, over_tcp=True) == pytest.approx(
+        0.1 + 0.4 * (1 + 2 + 4 + 8 + 16)
+    )
+
+
+def test_what_tcp_makes_of_a_link_is_expected_of_it() -> None:
+    """Of 1,500 bytes the headers of IP and TCP take 52 more: 1552 bytes at 12,416 bit/s are a second, and the delay.
+    What is drawn at random is not expected of any one message."""
+    change = Change(at=50.0, rate=24_832.0, delay=0.2, loss=0.1)
+    link = LinkSettings(
+        source="a", target="b", rate=12_416.0, delay=0.1, jitter=0.01, loss=0.5, queue=10, changes=(change,)
+    )
+    model = LinkModel(expected(link), np.random.default_rng(0))
+    first = model.transmit(1500, 0.0)
+    assert (first.ended, first.arrival, first.accepted) == (pytest.approx(1.0), pytest.approx(1.1), 0.0)
+    later = model.transmit(1500, 60.0)
+    assert (later.ended, later.arrival) == (pytest.approx(60.5), pytest.approx(60.7))
+    assert framed(link).loss == 0.5

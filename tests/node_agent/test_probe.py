@@ -9,7 +9,7 @@ from processes import on_nodes
 from programs import probed
 
 from node_agent.events import Measured
-from node_agent.job import Change, LinkSettings, ProbeSettings, Window
+from node_agent.job import Bursts, Change, LinkSettings, ProbeSettings, Window
 from node_agent.probe import at_rest, burst, deviations, singles
 
 
@@ -27,6 +27,9 @@ def test_a_link_at_rest_is_as_it_is_at_a_moment_and_open() -> None:
     )
     assert at_rest(settings) == link(rate=1e6, delay=0.1)
     assert at_rest(settings, 7.0) == link(rate=2e6)
+    bursty = link(loss=0.5, bursts=Bursts(enter=0.1, leave=0.1))
+    assert at_rest(bursty).bursts == bursty.bursts
+    assert at_rest(link(changes=(Change(at=7, loss=0.5, bursts=bursty.bursts),)), 7.0) == bursty
 
 
 @pytest.mark.parametrize(
@@ -65,7 +68,7 @@ def test_a_probe_takes_no_longer_than_its_budget_on_a_slow_link() -> None:
         count, pause = singles(link(rate=rate), probe)
         assert 8 <= count <= 100
         assert count * pause <= 2.0 or count == 8
-        messages, length = burst(link(rate=rate), probe, 16384)
+        messages, length = burst(link(rate=rate), probe.burst_time, 16384)
         assert 8 * messages * length / rate < 0.8 or messages == 8
     assert singles(link(), probe)[0] == 100
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from processes import Place
 from torch import Tensor, nn
 
-from node_agent.clock import Clock
+from node_agent.clock import Clock, WallClock
 from node_agent.compression import create
 from node_agent.compression.settings import NoneSettings
 from node_agent.events import Measured, Sent
@@ -241,10 +241,11 @@ def overlap(place: Place, rate: float, seconds: float) -> tuple[float, float]:
 
 def probed(place: Place, link: dict[str, Any], samples: int) -> tuple[Measured, Sent]:
     """What a probe finds of the link that this node receives from, and what it sent."""
-    ring = place.ring(place.clock(virtual=False), **link)
+    clock = WallClock()
+    ring = place.ring(clock, **link)
     assert ring.outgoing is not None
     assert ring.incoming is not None
     settings = ProbeSettings(samples=samples, burst_time=0.3)
     pool = FramePool(frame_bytes([ring.outgoing.model.settings]))
     previous = ring.outgoing.model.settings  # both directions are alike
-    return measure(ring.outgoing, ring.incoming, previous, pool, settings, dist.barrier)
+    return measure(ring.outgoing, ring.incoming, previous, pool, settings, dist.barrier, clock)

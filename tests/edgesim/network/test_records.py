@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ GONE = Process(pid=2**22 + 1, started=1)
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def this_tests_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
@@ -105,3 +106,22 @@ def test_a_damaged_record_is_told_of(content: str) -> None:
     (records.folder() / "odd.json").write_text(content)
     with pytest.raises(RecordError, match=r"odd.json: not a record of a run"):
         list(records.clean())
+
+
+def test_temporary_folders_go_with_the_record() -> None:
+    with records.recorded("mine") as record:
+        kept = record.folder()
+        (kept / "rendezvous").write_text("here")
+        assert [one.alive for one in records.clean()] == [True]
+        assert kept.exists()
+    assert not kept.exists()
+    assert list(records.clean()) == []
+    left = Record("killed", GONE, "f00d").folder()
+    assert [one.run for one in records.clean()] == ["killed"]
+    assert not left.exists()
+
+
+def test_records_are_kept_where_the_runtime_folder_is_not_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "of-somebody-else"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert records.folder() == tmp_path / f"edgesim-{os.geteuid()}"

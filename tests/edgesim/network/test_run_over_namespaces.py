@@ -1,0 +1,61 @@
+"""A run whose links the kernel imposes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgesim.fleet.local import LocalFleet
+from edgesim.network.plan import Kernel, make_plan
+from edgesim.proof import prove
+from edgesim.results import Run
+from edgesim.run import Experiment
+from edgesim.topology.reader import read
+from node_agent.compression.settings import NoneSettings
+from node_agent.job import ProbeSettings
+
+Write = Callable[..., Path]
+
+
+def run(file: Path, folder: Path, *overrides: str) -> Run:
+    experiment = Experiment.prepare(read(file, overrides), "", overrides)
+    return experiment.run(NoneSettings(), folder, LocalFleet(), lambda event: None)
+
+
+def test_the_kernels_links_train_the_same_parameters(kernel: Kernel, write_topology: Write, tmp_path: Path) -> None:
+    file = write_topology(2, links="{rate: 20 Mbit/s}")
+    virtual = run(file, tmp_path / "virtual", "training.steps=6")
+    netns = run(file, tmp_path / "netns", "training.steps=6", "emulation.links=netns", "emulation.clock=wall")
+    found = netns.summary
+    assert found["nodes_agree"] is True
+    assert found["params_sha256"] == virtual.summary["params_sha256"]
+    assert (found["links_imposed"], found["tcp_congestion_control"]) == ("netns", "reno")
+    for name, link in found["links"].items():
+        assert link["requested"]["rate_bit_s"] == link["applied"]["rate_bit_s"] == 2e7
+        assert link["applied"]["means"] == "kernel"
+        assert link["applied"]["payload_bit_s"] == pytest.approx(2e7 * 1448 / 1500)
+        sent = found["bytes_sent"][name.partition("->")[0]]
+        assert link["applied"]["counters"]["bytes"] > sent, "the kernel has counted every packet, headers and all"
+        assert link["applied"]["counters"]["dropped"] == 0
+        assert link["measured"]["loss"] == 0.0
+    assert [event["moment"] for event in netns.events_of("network")] == ["began", "ended"]
+    assert netns.config["network"]["means"] == {"n0--n1": "kernel"}
+
+
+def test_relayed_links_are_proved(relaying: Kernel, tmp_path: Path) -> None:
+    file = tmp_path / "two.yaml"
+    file.write_text(
+        "nodes: [b, a]\nring: [a, b]\nemulation: {links: netns}\n"
+        "links: [{between: [b, a], rate: 10 Mbit/s, delay: 8 ms, reverse: {rate: 5 Mbit/s}}]\n"
+    )
+    topology = read(file)
+    probe = ProbeSettings(samples=10, warm_up=0.5, burst_time=0.5, tolerance=0.05, binding=False)
+    ((there, back),) = prove(topology, LocalFleet, probe, plan=make_plan(topology, "test", relaying))
+    assert [proof.requested.name for proof in (there, back)] == ["b->a", "a->b"]
+    for proof, rate in ((there, 10e6), (back, 5e6)):
+        assert (proof.applied.rate, proof.applied.delay, proof.loss) == (rate, 0.008, 0.0)
+        assert proof.goodput == pytest.approx(1448 / 1500)
+        assert proof.measured.delay_s == pytest.approx(0.008, abs=0.003)
+        assert proof.measured.rate_bit_s == pytest.approx(rate * 1448 / 1500, rel=0.15)
