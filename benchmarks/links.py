@@ -24,7 +24,7 @@ from edgesim.network.plan import Unavailable
 from edgesim.proof import Proof, prove
 from edgesim.topology.schema import Topology
 from node_agent.job import ProbeSettings
-from node_agent.probe import asked_of
+from node_agent.judgement import asked_of
 
 RATES = (0.1e6, 1e6, 10e6, 100e6, 500e6)
 DELAYS = (0.0, 0.005, 0.05, 0.3)

@@ -25,9 +25,9 @@ from edgesim.topology.schema import Topology
 from node_agent.compression.settings import NoneSettings
 from node_agent.events import Measured, Probed
 from node_agent.job import Job, LinkSettings, ProbeSettings
+from node_agent.judgement import at_rest
 from node_agent.link_model import PACKET, frame_bytes, patience
 from node_agent.plain import plain
-from node_agent.probe import at_rest
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@ for the rate. Both ways round the ring at once, as training will use it."""
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -14,10 +13,9 @@ from numpy.typing import NDArray
 
 from node_agent.clock import WallClock
 from node_agent.events import Measured, Sent
-from node_agent.impairments import Jitter
-from node_agent.job import LinkSettings, LinkState, ProbeSettings
+from node_agent.job import LinkSettings, ProbeSettings
 from node_agent.link import IncomingLink, OutgoingLink
-from node_agent.link_model import PACKET, LinkError
+from node_agent.link_model import LinkError
 from node_agent.transport import HEADER_BYTES, FramePool
 
 PAUSE = 0.01
@@ -33,19 +31,9 @@ FEWEST = 8
 ATTEMPTS = 3
 """probes; what a busy host does to one of them is no property of the links"""
 
-DELAY_FLOOR = 0.002
-"""s by which a delay may be off in any case: what a busy host adds"""
-
 
 class LinkDeviation(LinkError):
     """A link that does not give what was asked of it."""
-
-
-def at_rest(link: LinkSettings, moment: float = 0.0) -> LinkSettings:
-    """The link as it is at one moment, with contact."""
-    state = link.state_at(moment)
-    values = {name: getattr(state, name) for name in LinkState.model_fields}
-    return link.model_copy(update={**values, "schedule": None, "changes": (), "deadline": None})
 
 
 def singles(link: LinkSettings, probe: ProbeSettings) -> tuple[int, float]:
@@ -167,29 +155,3 @@ class _Sending:
         self._thread.join()
         if error is None and self._error is not None:
             raise self._error
-
-
-def deviations(link: LinkSettings, found: Measured, tolerance: float, goodput: float = 1.0) -> list[str]:
-    """Where a link misses what was asked of it by more than `tolerance` (a fraction), in words."""
-    asked = asked_of(link, goodput)
-    missed: list[str] = []
-    if asked.rate is not None and found.rate_bit_s is not None:
-        off = found.rate_bit_s / asked.rate - 1
-        if abs(off) > tolerance:
-            missed.append(f"rate {found.rate_bit_s:.4g} bit/s instead of {asked.rate:.4g} ({100 * off:+.1f} %)")
-    if found.delay_s is not None and abs(found.delay_s - asked.delay) > slack(link, found.samples, tolerance):
-        missed.append(f"delay {found.delay_s * 1e3:.4g} ms instead of {asked.delay * 1e3:.4g} ms")
-    return missed
-
-
-def asked_of(link: LinkSettings, goodput: float = 1.0) -> LinkState:
-    """What a probe should find of a link as it is asked for: the rate for messages, which is the share `goodput` of the
-    rate and of that what framing leaves, and the median delay."""
-    rate = None if link.rate is None else link.rate * goodput / (1 + link.overhead / PACKET)
-    return LinkState(rate=rate, delay=max(0.0, link.delay + link.jitter * Jitter(link.jitter_kind).median))
-
-
-def slack(link: LinkSettings, samples: int, tolerance: float) -> float:
-    """By how much a median delay may be off, s: the tolerance or 2 ms, and three standard errors of a median."""
-    error = 1.25 * link.jitter / math.sqrt(max(1, samples))
-    return max(tolerance * link.delay, DELAY_FLOOR) + 3 * error

@@ -22,10 +22,11 @@ from node_agent.compression.base import GradientError
 from node_agent.events import Emit
 from node_agent.exchange import Account, Exchange, layers_of, make_buckets, parts_of
 from node_agent.job import Job, ProbeSettings
+from node_agent.judgement import at_rest, deviations
 from node_agent.link import POSTED, IncomingLink, OutgoingLink
 from node_agent.link_model import ConnectionLost, LinkError, LinkModel, expected, framed
 from node_agent.pauses import Pauses
-from node_agent.probe import ATTEMPTS, LinkDeviation, at_rest, deviations, measure
+from node_agent.probe import ATTEMPTS, LinkDeviation, measure
 from node_agent.ring import Ring
 from node_agent.telemetry.process import Telemetry
 from node_agent.transport import Channel, FramePool, Handshake, pass_on

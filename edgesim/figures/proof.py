@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 
 from edgesim.figures.style import FAINT, INK, PALETTE, REFERENCE, WIDTH, blank, legend, paper, quantity
 from edgesim.proof import Proof
-from node_agent.probe import asked_of, slack
+from node_agent.judgement import asked_of, slack
 
 _OFF = PALETTE[3]
 

@@ -220,10 +220,11 @@ def test_drawing_leaves_matplotlib_as_it_was(four: Run) -> None:
     assert dict(matplotlib.rcParams) == before
 
 
-def test_pyplot_is_never_imported(four: Run, tmp_path: Path) -> None:
+def test_neither_pyplot_nor_torch_is_imported(four: Run, tmp_path: Path) -> None:
     script = (
         "import sys; from edgesim import figures; from edgesim.results import load; "
-        "assert figures.draw_all(load(sys.argv[1]), sys.argv[2]); assert 'matplotlib.pyplot' not in sys.modules"
+        "assert figures.draw_all(load(sys.argv[1]), sys.argv[2]); "
+        "assert not {'matplotlib.pyplot', 'torch'} & set(sys.modules)"
     )
     root = str(Path(__file__).parents[2])
     subprocess.run([sys.executable, "-c", script, str(four.path), str(tmp_path)], check=True, cwd=root)

@@ -10,7 +10,8 @@ from programs import probed
 
 from node_agent.events import Measured
 from node_agent.job import Bursts, Change, LinkSettings, ProbeSettings, Window
-from node_agent.probe import at_rest, burst, deviations, singles
+from node_agent.judgement import at_rest, deviations
+from node_agent.probe import burst, singles
 
 
 def link(**settings: Any) -> LinkSettings:
