@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -113,8 +114,10 @@ class Experiment:
             emulation = topology.emulation
             warm_up = WARM_UP if network is not None else 0.0
             probe = ProbeSettings(warm_up=warm_up, tolerance=emulation.tolerance, binding=not emulation.allow_deviation)
+        # A neighbour may be silent for as long as all of its gradients are under way, on every link before it.
+        longest = max(frame, 4 * _parameters(self.scene.shape[2], training.network))
         silence = topology.emulation.timeout + sum(
-            patience(link, frame, network is not None) for link in links.values()
+            patience(link, longest, network is not None) for link in links.values()
         )
         silence += sum(pause.end - pause.start for name in names for pause in pauses(topology.events, name))
         cuts = [self.scene.shape[0] * i // len(names) for i in range(len(names) + 1)]
@@ -238,6 +241,12 @@ class Experiment:
             "host": host.host(),
             "git": host.revision(),
         }
+
+
+def _parameters(bands: int, encoder: Sequence[int]) -> int:
+    """Of the background learner: an encoder of these widths, and the decoder that mirrors it."""
+    widths = (bands, *encoder, *encoder[-2::-1], bands)
+    return sum(before * after + after for before, after in pairwise(widths))
 
 
 def open_scene_of(topology: Topology) -> tuple[Scene, Prior]:

@@ -142,7 +142,7 @@ def lost_by_relay(applied: Mapping[str, Any] | None) -> dict[str, float | None]:
     if applied is None:
         return {}
     relay = applied["relay"]
-    return {"loss": _ratio(relay["lost"], relay["packets_in"]) if relay is not None else 0.0}
+    return {"loss": _ratio(relay["lost"], relay["packets_in"]) if relay is not None else None}
 
 
 def of(run: Run) -> dict[str, Any]:
@@ -241,4 +241,6 @@ def as_si(link: LinkSettings) -> dict[str, Any]:
         "overhead_bytes": link.overhead,
         "schedule": [[window.start, window.end] for window in link.schedule] if link.schedule else None,
         "changes": len(link.changes),
+        "deadline_s": link.deadline,
+        "reorder": link.reorder,
     }

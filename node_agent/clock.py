@@ -19,6 +19,8 @@ from node_agent.job import Window
 
 class Clock(Protocol):
     virtual: bool
+    rested: float
+    """s of pauses that this thread's computing was interrupted by"""
 
     def now(self) -> float:
         """Seconds since the run began."""
@@ -42,13 +44,17 @@ class WallClock:
     """The host's monotonic clock, counted from an origin."""
 
     virtual = False
+    rested = 0.0
+    """not known here: a stopped process does not see the time pass"""
 
     def __init__(self) -> None:
         self._origin = time.monotonic()
         self._stops = _Once()
+        self._stands_at: float | None = None
 
     def now(self) -> float:
-        return time.monotonic() - self._origin
+        stands_at = self._stands_at
+        return time.monotonic() - self._origin if stands_at is None else stands_at
 
     def host(self, moment: float) -> float:
         """The host's monotonic time at `moment` of the run."""
@@ -72,8 +78,10 @@ class WallClock:
     def stopped(self) -> Iterator[None]:
         with self._stops:
             began = time.monotonic()
+            self._stands_at = began - self._origin
             yield
             self._origin += time.monotonic() - began
+            self._stands_at = None
 
 
 class VirtualClock:
@@ -89,6 +97,7 @@ class VirtualClock:
         if factor < 0:
             raise ValueError(f"the compute factor is at least 0, found {factor}")
         self._factor = factor
+        self.rested = 0.0
         self._pauses = pauses
         self._to_come = deque(pauses)
         self._offset = start - self._computed()
@@ -104,6 +113,7 @@ class VirtualClock:
             # What was left to compute when the pause began is computed after it.
             pause = self._to_come.popleft()
             self._offset += pause.end - pause.start
+            self.rested += pause.end - pause.start
             moment += pause.end - pause.start
         return moment
 

@@ -73,6 +73,8 @@ class Measured:
 
     rate_bit_s: float | None
     """of messages back to back; None: none was seen for long enough"""
+    burst_s: float
+    """the time that these messages took"""
     delay_s: float | None
     """median one-way delay of single messages; None: no sample"""
     jitter_s: float | None

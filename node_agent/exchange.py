@@ -202,9 +202,9 @@ def parts_of(duration: float, exposed: float, account: Account, busy: float, idl
     """Where a step of `duration` s went: its parts add up to it.
 
     `exposed` is the time in which the training thread had nothing left to do but wait for the exchange, `busy` the
-    time for which this node occupied its outgoing link, `idle` what it waited for the others when all was done. What
-    the communication thread did behind backward cost the step nothing: its parts divide among them only what was
-    exposed.
+    time for which this node occupied its outgoing link, `idle` what it waited for the others when all was done and
+    what it paused. What the communication thread did behind backward cost the step nothing: its parts divide among
+    them only what was exposed.
     """
     transfer = min(busy, account.ring)
     total = account.encode + account.ring + account.decode

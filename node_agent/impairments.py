@@ -51,6 +51,12 @@ class Jitter:
         return self._quantiles(generator.random(n))
 
     @property
+    def kurtosis(self) -> float:
+        """The fourth moment, in standard deviations: how far samples tell the standard deviation."""
+        middle = (np.arange(POINTS) + 0.5) / POINTS
+        return float((self._quantiles(middle) ** 4).mean())
+
+    @property
     def median(self) -> float:
         return float(self._quantiles(np.array([0.5]))[0])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from node_agent.events import Measured
 from node_agent.impairments import Jitter
@@ -12,6 +13,12 @@ from node_agent.link_model import PACKET
 DELAY_FLOOR = 0.002
 """s by which a delay may be off in any case: what a busy host adds"""
 
+JITTER_FLOOR = 0.004
+"""s; less jitter is not told from the host's own"""
+
+FEWEST_SAMPLES = 4
+"""messages, of at least eight that were sent"""
+
 
 def at_rest(link: LinkSettings, moment: float = 0.0) -> LinkSettings:
     """The link as it is at one moment, with contact."""
@@ -20,27 +27,64 @@ def at_rest(link: LinkSettings, moment: float = 0.0) -> LinkSettings:
     return link.model_copy(update={**values, "schedule": None, "changes": (), "deadline": None})
 
 
-def deviations(link: LinkSettings, found: Measured, tolerance: float, goodput: float = 1.0) -> list[str]:
-    """Where a link misses what was asked of it by more than `tolerance` (a fraction), in words."""
-    asked = asked_of(link, goodput)
+def deviations(link: LinkSettings, found: Measured, tolerance: float, judge_jitter: bool = True) -> list[str]:
+    """Where a link misses what was asked of it by more than `tolerance` (a fraction), in words. What could not be
+    measured misses it.
+
+    Jitter is judged where it is larger than what a busy host adds. Beneath TCP it is not: a message is there when the
+    last of its packets is. Loss is counted by who sends.
+    """
+    asked, allowed = asked_of(link), slack(link, found, tolerance)
     missed: list[str] = []
-    if asked.rate is not None and found.rate_bit_s is not None:
+    if asked.rate is not None and found.rate_bit_s is None:
+        missed.append("rate not measured: no burst lasted")
+    elif asked.rate is not None and found.rate_bit_s is not None:
         off = found.rate_bit_s / asked.rate - 1
-        if abs(off) > tolerance:
+        if abs(off) > allowed.rate:
             missed.append(f"rate {found.rate_bit_s:.4g} bit/s instead of {asked.rate:.4g} ({100 * off:+.1f} %)")
-    if found.delay_s is not None and abs(found.delay_s - asked.delay) > slack(link, found.samples, tolerance):
+    if found.delay_s is None or found.jitter_s is None or found.samples < FEWEST_SAMPLES:
+        return [*missed, f"delay not measured: only {found.samples} messages came when they should"]
+    if abs(found.delay_s - asked.delay) > allowed.delay:
         missed.append(f"delay {found.delay_s * 1e3:.4g} ms instead of {asked.delay * 1e3:.4g} ms")
+    if judge_jitter and link.jitter > JITTER_FLOOR and abs(found.jitter_s - asked.jitter) > allowed.jitter:
+        missed.append(f"jitter {found.jitter_s * 1e3:.4g} ms instead of {asked.jitter * 1e3:.4g} ms")
     return missed
 
 
 def asked_of(link: LinkSettings, goodput: float = 1.0) -> LinkState:
     """What a probe should find of a link as it is asked for: the rate for messages, which is the share `goodput` of the
-    rate and of that what framing leaves, and the median delay."""
-    rate = None if link.rate is None else link.rate * goodput / (1 + link.overhead / PACKET)
-    return LinkState(rate=rate, delay=max(0.0, link.delay + link.jitter * Jitter(link.jitter_kind).median))
+    rate, of that what framing leaves, and of that what is not sent again; the median delay; and the jitter."""
+    share = goodput * (1 - link.loss) / (1 + link.overhead / PACKET)
+    rate = None if link.rate is None else link.rate * share
+    if not link.jitter:
+        return LinkState(rate=rate, delay=link.delay)
+    kind = Jitter(link.jitter_kind)
+    _, left = kind.clipped(link.delay, link.jitter)
+    return LinkState(rate=rate, delay=max(0.0, link.delay + link.jitter * kind.median), jitter=left)
 
 
-def slack(link: LinkSettings, samples: int, tolerance: float) -> float:
-    """By how much a median delay may be off, s: the tolerance or 2 ms, and three standard errors of a median."""
-    error = 1.25 * link.jitter / math.sqrt(max(1, samples))
-    return max(tolerance * link.delay, DELAY_FLOOR) + 3 * error
+@dataclass(frozen=True)
+class Slack:
+    """By how much a measurement may be off: the tolerance, and three standard errors of what so few samples tell."""
+
+    rate: float
+    """a fraction"""
+    delay: float
+    """s; 2 ms in any case"""
+    jitter: float
+    """s; 2 ms in any case"""
+
+
+def slack(link: LinkSettings, found: Measured, tolerance: float) -> Slack:
+    samples, seconds = max(1, found.samples), max(found.burst_s, 1e-3)
+    # A burst is measured from its first arrival to its last: each jitters, or comes a round trip late.
+    late = 3 * math.sqrt(2) * link.jitter + (2 * link.delay if link.loss else 0.0)
+    packets = max(1.0, (link.rate or 0.0) * seconds / 8 / PACKET)
+    together = 2 / link.bursts.leave if link.bursts else 1.0
+    lost = 3 * math.sqrt(link.loss * (1 - link.loss) * together / packets)
+    spread = math.sqrt((Jitter(link.jitter_kind).kurtosis - 1) / (4 * samples)) if link.jitter else 0.0
+    return Slack(
+        rate=tolerance + late / seconds + lost,
+        delay=max(tolerance * link.delay, DELAY_FLOOR) + 3 * 1.25 * link.jitter / math.sqrt(samples),
+        jitter=max(tolerance * link.jitter, DELAY_FLOOR) + 3 * spread * link.jitter,
+    )

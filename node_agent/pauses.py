@@ -1,4 +1,8 @@
-"""Pauses of a node under the wall clock: whoever started its process is asked to stop it for so long."""
+"""Pauses of a node under the wall clock: whoever started its process is asked to stop it for so long.
+
+All of the process stops: messages that it holds back for its link wait, too, while under the virtual clock what has
+been sent arrives in time.
+"""
 
 from __future__ import annotations
 

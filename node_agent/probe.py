@@ -1,5 +1,5 @@
 """What a link really gives, measured before anything depends on it: single messages for delay and jitter, then a burst
-for the rate. Both ways round the ring at once, as training will use it."""
+for the rate, on all links of the ring at once."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from node_agent.clock import WallClock
 from node_agent.events import Measured, Sent
 from node_agent.job import LinkSettings, ProbeSettings
+from node_agent.judgement import DELAY_FLOOR
 from node_agent.link import IncomingLink, OutgoingLink
 from node_agent.link_model import LinkError
 from node_agent.transport import HEADER_BYTES, FramePool
@@ -27,6 +28,9 @@ MESSAGE_TIME = 0.02
 
 FEWEST = 8
 """messages in a burst, and single messages, however slow the link"""
+
+LONGEST_BURST = 128 * 2**20
+"""bytes; a link that is faster than the host can carry would only fill its memory"""
 
 ATTEMPTS = 3
 """probes; what a busy host does to one of them is no property of the links"""
@@ -48,12 +52,13 @@ def burst(link: LinkSettings, seconds: float, room: int) -> tuple[int, int]:
     """How many messages back to back at least, and their length in bytes."""
     rate = link.rate if link.rate is not None else 8 * room / MESSAGE_TIME
     length = max(SINGLE_BYTES, min(room, int(rate * MESSAGE_TIME / 8)))
-    return max(FEWEST, int(rate * seconds / 8 / length)), length
+    return max(FEWEST, int(min(rate * seconds / 8, LONGEST_BURST) / length)), length
 
 
 def measure(
     outgoing: OutgoingLink,
     incoming: IncomingLink,
+    following: LinkSettings,
     previous: LinkSettings,
     pool: FramePool,
     probe: ProbeSettings,
@@ -61,7 +66,8 @@ def measure(
     clock: WallClock,
     turn: int | None = None,
 ) -> tuple[Measured, Sent]:
-    """What the incoming link gave (`previous` is what was asked of it), and what went out on the other one.
+    """What the incoming link gave, and what went out on the other one. `following` and `previous` are what was asked of
+    the outgoing and of the incoming link: both ends of a link take number and length of its messages from that.
 
     All nodes send at once, or where this node of two has a `turn`, 0 or 1, one after the other: beneath TCP the
     acknowledgements of one direction are packets of the other, which its messages queue and keep their order behind.
@@ -69,12 +75,11 @@ def measure(
     `meet` returns when all nodes have called it; `clock` is the one of all that `outgoing` has sent. Raises LinkError
     if a neighbour fails.
     """
-    link = outgoing.model.settings
     meet()
     expecting, _ = singles(previous, probe)
 
     def send_singles() -> None:
-        _send(outgoing, pool, clock, SINGLE_BYTES, *singles(link, probe))
+        _send(outgoing, pool, clock, SINGLE_BYTES, *singles(following, probe))
 
     def receive_singles() -> None:
         for _ in range(expecting):
@@ -87,7 +92,7 @@ def measure(
     whole = probe.warm_up + probe.burst_time
     count, _ = burst(previous, whole, pool.room)
     measured_from = int(count * probe.warm_up / whole)
-    messages, length = burst(link, whole, pool.room)
+    messages, length = burst(following, whole, pool.room)
 
     def send_burst() -> None:
         _send(outgoing, pool, clock, length, messages, 0.0)
@@ -102,6 +107,7 @@ def measure(
     received = incoming.meter.measured()
     return Measured(
         rate_bit_s=received.rate_bits / received.rate_s if received.rate_s else None,
+        burst_s=received.rate_s,
         delay_s=float(np.median(delays)) if len(delays) else None,
         jitter_s=float(delays.std()) if len(delays) else None,
         samples=len(delays),
@@ -120,8 +126,9 @@ def _both(send: Callable[[], None], receive: Callable[[], None], meet: Callable[
 
 
 def _first_time(delays: NDArray[np.float64], link: LinkSettings) -> NDArray[np.float64]:
-    """Without those of messages that had to be sent again, a round trip later."""
-    return delays[delays < 2 * link.delay + 5 * link.jitter] if link.loss and link.delay else delays
+    """Without those of messages that had to be sent again, a round trip later or more."""
+    again = link.loss and link.delay > DELAY_FLOOR
+    return delays[delays < 2 * link.delay + 5 * link.jitter] if again else delays
 
 
 def _send(outgoing: OutgoingLink, pool: FramePool, clock: WallClock, length: int, count: int, pause: float) -> None:

@@ -131,7 +131,7 @@ class Channel:
             if "timed out" in str(error).lower():
                 reason = f"silent for {self.timeout:.0f} s"
             else:
-                reason = f"connection lost ({str(error).splitlines()[0].split('] ')[-1]})"
+                reason = f"connection lost ({str(error).splitlines()[0].split('] ')[-1].split('. ')[0]})"
             raise ConnectionLost(f"link {self.name}: {reason}") from error
 
 

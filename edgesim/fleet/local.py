@@ -159,6 +159,8 @@ class _LocalNode:
 
     def pause(self, seconds: float) -> None:
         """Stop the process for so long."""
+        if not self.process.is_alive():
+            return
         assert self.process.pid is not None
         os.kill(self.process.pid, signal.SIGSTOP)
         self._goes_on = time.monotonic() + seconds

@@ -54,7 +54,8 @@ class Quantity:
 Rate = Annotated[float | None, Quantity(RATE, 1, 1e12)]
 Delay = Annotated[float, Quantity(TIME, 0, 3600)]
 Jitter = Annotated[float, Quantity(TIME, 0, 60)]
-Loss = Annotated[float, Quantity(FRACTION, 0, 0.5)]
+MOST_LOSS = 0.5
+Loss = Annotated[float, Quantity(FRACTION, 0, MOST_LOSS)]
 Instant = Annotated[float, Quantity(TIME, 0, LATEST)]
 Duration = Annotated[float, Quantity(TIME, 0.001, LATEST)]
 Timeout = Annotated[float, Quantity(TIME, 0.1, 86400)]

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from edgesim.topology import presets
 from edgesim.topology.fields import (
+    MOST_LOSS,
     Deadline,
     Delay,
     Fraction,
@@ -22,7 +23,7 @@ from edgesim.topology.fields import (
     Rate,
 )
 from edgesim.topology.problems import Refusal, closest, listed, shown
-from edgesim.topology.quantities import format_time
+from edgesim.topology.quantities import format_fraction, format_time
 from edgesim.topology.section import Section, given, without_default
 from node_agent.job import Bursts, Change, LinkSettings, LinkState, Window
 
@@ -37,13 +38,20 @@ class BurstModel(Section):
     """The Gilbert-Elliott model of loss: two states, a step per packet."""
 
     enter: Fraction = Field(gt=0, description="probability that the good state is followed by the bad one (p)")
-    leave: Fraction = Field(gt=0, description="probability that the bad state is followed by the good one (r)")
+    leave: Fraction = Field(ge=0.001, description="probability that the bad state is followed by the good one (r)")
     lost_inside: Fraction = Field(
         default=1.0, gt=0, json_schema_extra={"default": "100 %"}, description="loss in the bad state (1 - h)"
     )
     lost_outside: Fraction = Field(
         default=0.0, json_schema_extra={"default": "0 %"}, description="loss in the good state (1 - k)"
     )
+
+    @model_validator(mode="after")
+    def _half_at_most(self) -> BurstModel:
+        mean = self.model().mean
+        if mean > MOST_LOSS:
+            raise Refusal(f"a mean loss of {format_fraction(mean)}", f"at most {format_fraction(MOST_LOSS)}")
+        return self
 
     def model(self) -> Bursts:
         return Bursts(**self.model_dump())
@@ -109,7 +117,7 @@ class LinkProperties(Section):
     burst_length: float | None = Field(
         default=None,
         ge=1,
-        le=10**6,
+        le=1000,
         strict=True,
         description="mean number of packets lost in a row; not given: each packet is lost on its own",
     )
@@ -190,11 +198,14 @@ class Link(LinkDefaults):
         raise Refusal(shown(value), "a list of 2 node names")
 
     def resolved(self, defaults: LinkDefaults) -> Link:
-        """With every property of both directions spelled out: the preset's, then those of the file."""
-        name = self.preset if "preset" in self.model_fields_set else defaults.preset
-        there, back = _of_preset(name)
+        """With every property of both directions spelled out: the link's own before its preset's before the defaults',
+        and a preset of the defaults after them."""
+        own = "preset" in self.model_fields_set
+        name = self.preset if own else defaults.preset
+        usual = given(defaults, LinkProperties)
         forward, backward = (
-            _over(_over(base, given(defaults, LinkProperties)), given(self, LinkProperties)) for base in (there, back)
+            _over(_over(usual, preset) if own else _over(preset, usual), given(self, LinkProperties))
+            for preset in _of_preset(name)
         )
         backward = _over(backward, given(self.reverse, LinkProperties))
         return self.model_copy(
@@ -249,7 +260,7 @@ def settings(properties: LinkProperties, source: str, target: str) -> LinkSettin
         **first.model_dump(),
         jitter_kind=properties.jitter_kind,
         reorder=properties.reorder,
-        queue=properties.queue if properties.queue is not None else default_queue([first, *changes]),
+        queue=properties.queue,
         overhead=properties.overhead,
         schedule=windows or None,
         changes=tuple(changes),

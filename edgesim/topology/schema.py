@@ -291,7 +291,7 @@ class Topology(Section):
 
     @field_validator("links", mode="before")
     @classmethod
-    def _betweenneighbours(cls, links: Any, info: ValidationInfo) -> Any:
+    def _between_neighbours(cls, links: Any, info: ValidationInfo) -> Any:
         if links not in (None, ()):
             return links
         return [{"between": pair} for pair in neighbours(info.data.get("ring", ()))]
@@ -336,11 +336,10 @@ class Topology(Section):
     def _imposed(self, link: Link, source: str, target: str) -> LinkSettings:
         settings, direction = link.settings(source, target), link.direction(source, target)
         passage = self._passages.get(frozenset((source, target)))
-        if passage is not None:
-            settings = passage.impose(settings)
-            if direction.queue is None:
-                settings = settings.model_copy(update={"queue": default_queue([settings, *settings.changes])})
-        return imposed(settings, direction, self.events)
+        settings = imposed(settings if passage is None else passage.impose(settings), direction, self.events)
+        if settings.queue is not None:
+            return settings
+        return settings.model_copy(update={"queue": default_queue([settings, *settings.changes])})
 
     def orbital_links(self) -> list[tuple[str, str]]:
         """The ends of the links whose delays and contacts follow from the constellation."""

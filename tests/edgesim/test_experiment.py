@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,10 @@ def test_jobs_carry_what_the_file_says(write_topology: Write) -> None:
         assert (job.seed, job.steps, job.clock, job.bare) == (3, 12, "virtual", False)
         assert (job.workload.batch, job.workload.learning_rate, job.workload.network) == (17, 1e-3, (48, 40, 8))
         assert (job.bucket_bytes, job.evaluate_every, job.frame) == (3000, 5, frame)
-        assert job.timeout == pytest.approx(9 + sum(patience(link, frame) for link in links))
+        # from the bands to 48, 40 and 8 units and back: every weight and bias, 4 bytes each
+        widths = (of.scene.shape[2], 48, 40, 8, 40, 48, of.scene.shape[2])
+        octets = 4 * sum((before + 1) * after for before, after in pairwise(widths))
+        assert job.timeout == pytest.approx(9 + sum(patience(link, octets) for link in links))
         assert job.workload.target_spectrum == tuple(of.prior.spectrum)
 
 

@@ -7,8 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from running import edgesim, summary
+
+from edgesim.figures import draw_deviation
+from edgesim.proof import Proof, judged
+from node_agent.events import Measured
+from node_agent.job import Bursts, LinkSettings
 
 Write = Callable[..., Path]
 
@@ -40,6 +46,45 @@ def test_every_direction_of_every_link_is_measured(tmp_path: Path) -> None:
         if rate is not None:
             assert measured["rate_bit_s"] == pytest.approx(rate, rel=0.1)
     assert png.stat().st_size > 10_000
+
+
+def test_a_loss_is_judged_where_there_are_packets_enough_to_tell() -> None:
+    asked = LinkSettings(source="a", target="b", rate=1e7, loss=0.01)
+    found = Measured(rate_bit_s=1e7, burst_s=1.0, delay_s=0.0, jitter_s=0.0, samples=9)
+
+    def missed(found_loss: float | None, packets: int = 10_000, **link: Any) -> tuple[str, ...]:
+        settings = asked.model_copy(update=link)
+        return judged(Proof(settings, settings, found, packets, found_loss, ("rate off",))).deviations
+
+    # of 10,000 packets 100 are lost, give or take 10: three times that and a little more is allowed
+    for loss in (0.01, 0.0131, 0.0069, None):
+        assert missed(loss) == ("rate off",)
+    assert missed(0.0136) == ("rate off", "loss 1.36 % of 10000 packets instead of 1 %")
+    assert missed(0.0065) == ("rate off", "loss 0.65 % of 10000 packets instead of 1 %")
+    assert missed(0.9, bursts=Bursts(enter=0.01, leave=0.5)) == ("rate off",)
+    assert missed(0.5, packets=50) == ("rate off",)  # half a packet would be lost
+    assert len(missed(0.001, loss=0.0)) == 2
+
+
+def test_what_misses_is_drawn_apart_from_what_does_not() -> None:
+    asked = LinkSettings(source="a", target="b", rate=1e7, delay=0.05, loss=0.01)
+    found = Measured(rate_bit_s=9e6, burst_s=1.0, delay_s=0.051, jitter_s=0.001, samples=9)
+    unlimited = LinkSettings(source="b", target="a", jitter=0.01)
+    proofs = [
+        Proof(asked, asked, found, 10_000, 0.02, ("rate off", "loss off")),
+        Proof(unlimited, unlimited, found, 0, None, ()),
+    ]
+    panels = {axes.get_xlabel().split(",")[0]: axes for axes in draw_deviation(proofs, 0.05).axes}
+
+    def drawn(panel: str) -> list[tuple[float, Any]]:
+        dots = [line for line in panels[panel].lines if line.get_marker() == "o"]
+        return [(float(np.asarray(dot.get_xdata())[0]), dot.get_color()) for dot in dots]
+
+    off, kept = "#D55E00", "#0072B2"
+    assert drawn("Rate") == [(pytest.approx(100 * (0.9 / 0.99 - 1)), off)]
+    assert drawn("Median delay")[0] == (pytest.approx(1.0), kept)
+    assert drawn("Loss") == [(pytest.approx(1.0), off)]
+    assert len(drawn("Jitter")) == 2
 
 
 def test_a_run_whose_links_miss_their_tolerance_does_not_start(write_topology: Write, tmp_path: Path) -> None:

@@ -277,6 +277,8 @@ def test_a_summary_by_hand(tmp_path: Path) -> None:
         "overhead_bytes": 0,
         "schedule": None,
         "changes": 0,
+        "deadline_s": None,
+        "reorder": False,
     }
     assert link["applied"] == link["requested"]
     assert link["measured"] == pytest.approx({"rate_bit_s": 8e4, "delay_s": 0.005, "jitter_s": 0.0, "loss": 100 / 1150})

@@ -69,6 +69,15 @@ def test_wall_clock_sleeps_until_a_moment_and_leaves_out_observation() -> None:
     assert before <= clock.now() < before + 0.15
 
 
+def test_a_wall_clock_that_stands_shows_the_same_moment() -> None:
+    clock = WallClock()
+    with clock.stopped():
+        stands_at = clock.now()
+        time.sleep(0.3)
+        assert clock.now() == stands_at
+    assert stands_at <= clock.now() < stands_at + 0.25
+
+
 @pytest.mark.parametrize("clock", [WallClock(), VirtualClock()], ids=["wall", "virtual"])
 def test_a_clock_that_stands_cannot_be_stopped_again(clock: WallClock | VirtualClock) -> None:
     with clock.stopped(), pytest.raises(RuntimeError, match="stands already"), clock.stopped():
@@ -105,6 +114,7 @@ def test_what_a_pause_interrupts_is_computed_after_it() -> None:
     assert clock.now() == 16.0
     work.seconds = 14.0  # one more until 17, two after the second pause
     assert clock.now() == 20.0
+    assert clock.rested == 6.0
 
 
 def test_waiting_costs_no_more_than_the_rest_of_a_pause() -> None:
@@ -114,6 +124,7 @@ def test_waiting_costs_no_more_than_the_rest_of_a_pause() -> None:
     clock, work = paused((10, 15))
     clock.wait_until(20)
     assert clock.now() == 20
+    assert clock.rested == 0
     work.seconds = 1.0
     assert clock.now() == 21
 

@@ -18,8 +18,10 @@ def link(**settings: Any) -> LinkSettings:
     return LinkSettings(source="a", target="b", **settings)
 
 
-def found(rate: float | None = 1e7, delay: float | None = 0.05, samples: int = 25) -> Measured:
-    return Measured(rate_bit_s=rate, delay_s=delay, jitter_s=0.0, samples=samples)
+def found(
+    rate: float | None = 1e7, delay: float | None = 0.05, samples: int = 25, jitter: float = 0.0, burst: float = 10.0
+) -> Measured:
+    return Measured(rate_bit_s=rate, burst_s=burst, delay_s=delay, jitter_s=jitter, samples=samples)
 
 
 def test_a_link_at_rest_is_as_it_is_at_a_moment_and_open() -> None:
@@ -38,7 +40,8 @@ def test_a_link_at_rest_is_as_it_is_at_a_moment_and_open() -> None:
     [
         ({}, found(rate=1.04e7, delay=0.0524), []),
         ({}, found(rate=1.06e7), ["rate 1.06e+07 bit/s instead of 1e+07 (+6.0 %)"]),
-        ({}, found(rate=None), []),
+        ({}, found(rate=None), ["rate not measured: no burst lasted"]),
+        ({}, found(samples=3), ["delay not measured: only 3 messages came when they should"]),
         ({"rate": None}, found(rate=1.0), []),
         ({}, found(delay=0.053), ["delay 53 ms instead of 50 ms"]),  # 5 % are 2.5 ms
         ({"delay": 0.0}, found(delay=0.0019), []),  # what a busy host adds is allowed
@@ -49,6 +52,16 @@ def test_a_link_at_rest_is_as_it_is_at_a_moment_and_open() -> None:
         # 68 bytes of framing with each 1,500
         ({"overhead": 68}, found(rate=1e7 / (1 + 68 / 1500)), []),
         ({"overhead": 680}, found(rate=1e7), ["rate 1e+07 bit/s instead of 6.881e+06 (+45.3 %)"]),
+        # a tenth is sent again: 5 %, a round trip of 0.1 s in 10 s, and 3 sqrt(0.09 / 8333) are allowed: 7 % in all
+        ({"loss": 0.1}, found(rate=9.6e6), []),
+        ({"loss": 0.1}, found(rate=9.7e6), ["rate 9.7e+06 bit/s instead of 9e+06 (+7.8 %)"]),
+        # of a burst of 0.4 s whose first and last message jitter by 20 ms nobody knows the rate to 5 %
+        ({"jitter": 0.02}, found(rate=8e6, jitter=0.02, burst=0.4), []),
+        ({"jitter": 0.02}, found(rate=8e6, jitter=0.02), ["rate 8e+06 bit/s instead of 1e+07 (-20.0 %)"]),
+        # 25 samples tell a standard deviation to 14 %; three times that and 2 ms are allowed
+        ({"jitter": 0.02}, found(jitter=0.011), []),
+        ({"jitter": 0.02}, found(jitter=0.009), ["jitter 9 ms instead of 19.89 ms"]),
+        ({"jitter": 0.003}, found(jitter=0.02), []),  # not told from the host's own
     ],
 )  # fmt: skip
 def test_what_misses_its_tolerance_is_told(settings: dict[str, Any], measured: Measured, missed: list[str]) -> None:
@@ -59,8 +72,9 @@ def test_what_misses_its_tolerance_is_told(settings: dict[str, Any], measured: M
 def test_most_of_a_skewed_jitter_lies_below_the_mean() -> None:
     asked = link(delay=0.1, jitter=0.02, jitter_kind="pareto")
     # two thirds of what jitters so are below its mean; the median is 0.3 standard deviations below
-    assert deviations(asked, found(rate=None, delay=0.1 - 0.3 * 0.02, samples=10_000), 0.05) == []
-    assert deviations(link(delay=0.1, jitter=0.02), found(rate=None, delay=0.094, samples=10_000), 0.05)
+    measured = found(rate=None, delay=0.1 - 0.3 * 0.02, samples=10_000, jitter=0.02)
+    assert deviations(asked, measured, 0.05) == []
+    assert deviations(link(delay=0.1, jitter=0.02), measured, 0.05)
 
 
 def test_a_probe_takes_no_longer_than_its_budget_on_a_slow_link() -> None:
@@ -75,7 +89,7 @@ def test_a_probe_takes_no_longer_than_its_budget_on_a_slow_link() -> None:
 
 
 def test_a_probe_finds_what_the_links_impose() -> None:
-    results = on_nodes(2, probed, {"rate": 2e6, "delay": 0.03}, 12)
+    results = on_nodes(2, probed, {"rate": 2e6, "delay": 0.03}, 12, {})
     for measured, sent in results:
         assert measured.rate_bit_s == pytest.approx(2e6, rel=0.1)
         assert measured.delay_s == pytest.approx(0.03, abs=0.01)
@@ -84,7 +98,15 @@ def test_a_probe_finds_what_the_links_impose() -> None:
 
 
 def test_a_probe_of_a_lossy_link_counts_what_was_sent_again() -> None:
-    measured, sent = on_nodes(2, probed, {"rate": 2e6, "delay": 0.02, "loss": 0.2}, 12)[0]
+    measured, sent = on_nodes(2, probed, {"rate": 2e6, "delay": 0.02, "loss": 0.2}, 12, {})[0]
     assert sent.retransmitted_bytes > 0
     # messages that were sent again came a round trip later, and tell nothing of the delay
     assert measured.delay_s == pytest.approx(0.02, abs=0.01)
+
+
+def test_both_ends_of_a_link_agree_on_its_messages_whoever_imposes_it() -> None:
+    """Where the sender does not impose the jitter itself, number and pace follow from what was asked all the same."""
+    results = on_nodes(2, probed, {"rate": 4e6, "delay": 0.03, "jitter": 0.02}, 500, {"jitter": 0.0})
+    for measured, _ in results:
+        # 0.12 s a message: the budget of 2 s is for 16
+        assert 8 <= measured.samples <= 16

@@ -19,7 +19,7 @@ from node_agent.compression import create
 from node_agent.compression.settings import NoneSettings
 from node_agent.events import Measured, Sent
 from node_agent.exchange import Exchange, layers_of
-from node_agent.job import ProbeSettings
+from node_agent.job import LinkSettings, ProbeSettings
 from node_agent.link_model import LinkError, frame_bytes
 from node_agent.probe import measure
 from node_agent.transport import FramePool
@@ -239,13 +239,14 @@ def overlap(place: Place, rate: float, seconds: float) -> tuple[float, float]:
     return exposed, account.ring
 
 
-def probed(place: Place, link: dict[str, Any], samples: int) -> tuple[Measured, Sent]:
-    """What a probe finds of the link that this node receives from, and what it sent."""
+def probed(place: Place, link: dict[str, Any], samples: int, imposed: dict[str, Any]) -> tuple[Measured, Sent]:
+    """What a probe finds of the link that this node receives from, and what it sent. The sender imposes `imposed` of
+    what is asked of the links."""
     clock = WallClock()
-    ring = place.ring(clock, **link)
+    ring = place.ring(clock, **{**link, **imposed})
     assert ring.outgoing is not None
     assert ring.incoming is not None
+    asked = LinkSettings(source="a", target="b", **link)  # both directions are alike
     settings = ProbeSettings(samples=samples, burst_time=0.3)
-    pool = FramePool(frame_bytes([ring.outgoing.model.settings]))
-    previous = ring.outgoing.model.settings  # both directions are alike
-    return measure(ring.outgoing, ring.incoming, previous, pool, settings, dist.barrier, clock)
+    pool = FramePool(frame_bytes([asked]))
+    return measure(ring.outgoing, ring.incoming, asked, asked, pool, settings, dist.barrier, clock)

@@ -85,6 +85,11 @@ def test_a_degraded_link_still_changes_as_scheduled() -> None:
     assert found == [(10, 10e6, 0.05), (15, 3e6, 0.05), (20, 3e6, 0)]
 
 
+def test_a_queue_holds_what_the_worst_of_events_needs() -> None:
+    degraded = link({"at": 10, "event": "degrade", "delay": "500 ms", "link": ["a", "b"]})
+    assert degraded.queue == 1_250_000  # 10 Mbit/s for a round trip of a second
+
+
 def test_pauses_of_a_node_that_overlap_are_one() -> None:
     found = topology(
         {"at": 30, "event": "pause", "node": "a", "for": 5},

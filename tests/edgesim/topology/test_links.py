@@ -58,7 +58,10 @@ def test_a_gilbert_elliott_model_has_its_own_mean() -> None:
 
 @given(
     loss=st.floats(0.001, 0.5),
-    bursts=st.none() | st.fixed_dictionaries({name: st.floats(0.01, 1) for name in ("enter", "leave", "lost_inside")}),
+    bursts=st.none()
+    | st.fixed_dictionaries(
+        {"enter": st.floats(0.01, 0.5), "leave": st.floats(0.5, 1), "lost_inside": st.floats(0.01, 1)}
+    ),
     burst_length=st.floats(1, 1000),
 )
 def test_a_changed_loss_is_the_mean_of_what_it_makes_of_bursts(
@@ -77,7 +80,7 @@ def test_a_loss_of_one_kind_replaces_the_other_kind_of_the_defaults() -> None:
         data = {"nodes": ["a", "b"], "defaults": {"link": default}, "links": [{"between": ["a", "b"], **own}]}
         return Topology.model_validate(data).link("a", "b")
 
-    full = {"bursts": {"enter": 0.1, "leave": 0.1}}
+    full: dict[str, Any] = {"bursts": {"enter": 0.1, "leave": 0.1}}
     assert link(full, {"loss": 0.02}).bursts is None
     assert link({"loss": 0.02, "burst_length": 3.0}, full).loss == pytest.approx(0.5)
 
@@ -106,6 +109,26 @@ def test_a_preset_gives_both_directions_and_the_file_has_the_last_word() -> None
     assert (back.rate, back.delay) == (64e3, 0.005)
     other = Topology.model_validate({"nodes": ["a", "b"], "defaults": {"link": {"preset": "geo-relay"}}})
     assert (other.link("a", "b").rate, other.link("b", "a").rate) == (50e6, 10e6)
+
+
+def test_a_preset_that_a_link_names_comes_before_the_defaults_and_one_of_the_defaults_after_them() -> None:
+    def link(default: dict[str, Any], own: dict[str, Any]) -> LinkSettings:
+        data = {"nodes": ["a", "b"], "defaults": {"link": default}, "links": [{"between": ["a", "b"], **own}]}
+        return Topology.model_validate(data).link("a", "b")
+
+    usual = {"rate": "10 Mbit/s", "delay": "5 ms", "jitter": "1 ms"}
+    far = link(usual, {"preset": "geo-bent-pipe"})
+    assert (far.rate, far.delay, far.jitter) == (50e6, 0.26, 0.001)
+    near = link({**usual, "preset": "geo-bent-pipe"}, {})
+    assert (near.rate, near.delay) == (10e6, 0.005)
+
+
+@pytest.mark.parametrize(
+    "bursts", [{"enter": "1 %", "leave": "0.01 %"}, {"enter": "60 %", "leave": "40 %"}, {"enter": 0, "leave": 0.5}]
+)
+def test_bursts_that_lose_most_or_last_for_ever_are_refused(bursts: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"bursts"):
+        pair(bursts=bursts)
 
 
 def test_every_preset_is_a_link_and_tells_its_sources() -> None:
