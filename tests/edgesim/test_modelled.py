@@ -82,3 +82,14 @@ def test_the_same_seed_gives_the_same_times_bit_for_bit_however_busy_the_host_is
     config = json.loads((tmp_path / "quiet" / "config.json").read_text())
     assert "efficiency.compute" in config["boards"]["n0"]["unverified"]
     assert config["boards"]["n1"]["mode"] == "7W"
+
+
+def test_a_pause_is_no_computing(write_topology: Write, tmp_path: Path) -> None:
+    path = write_topology(1)
+    text = path.read_text().replace("defaults: {", "defaults: {node: {device: jetson-orin-nano-8gb, mode: 15W}, ")
+    # All of the run computes for a quarter of a millisecond of this board; the pause begins within it.
+    path.write_text(text + "events:\n  - {at: 50 us, event: pause, node: n0, for: 100 s}\n")
+    found = run(path, tmp_path / "run")
+    assert found["time_s"] > 100
+    assert found["step_time_s"]["compute"] < 1
+    assert found["energy_j"]["n0"] < 5 * 101  # 4.8 W at rest
