@@ -110,13 +110,6 @@ class Network:
         except RecordError as error:
             raise NetworkError(str(error)) from error
 
-    @property
-    def helpers(self) -> tuple[int, ...]:
-        """Pids of the processes without which there is no network: the keeper's, then the relays'. When one of them has
-        ended, `applied` says why."""
-        assert self._keeper is not None
-        return (self._keeper.pid, *self.built.relays)
-
     def begin(self, origin: float) -> None:
         """The run's clock shows 0 at `origin` of this host's monotonic clock; said again where it was set.
 
