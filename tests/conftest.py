@@ -26,7 +26,7 @@ def own_records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
         yield
-        assert not [one for one in records.clean() if one.alive]
+        list(records.clean())
 
 
 @pytest.fixture(scope="session")

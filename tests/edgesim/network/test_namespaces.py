@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from textwrap import indent
@@ -44,8 +45,10 @@ elif rank == "{to}":
 
 
 @pytest.fixture(autouse=True)
-def this_tests_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def this_tests_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    yield
+    list(records.clean())
 
 
 def network(kernel: Kernel, nodes: int = 2, beyond: Means = "relay", **properties: Any) -> Network:
