@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgesim import host
 from edgesim.comparison import compressor_label
 from edgesim.fleet.base import Fleet, NodeFailure
-from edgesim.network.namespaces import WARM_UP, Network, NetworkError, run_id, usable_plan
+from edgesim.network.namespaces import Network, NetworkError, run_id, usable_plan, warm_up
 from edgesim.network.plan import Plan, describe
 from edgesim.network.records import Record, RecordError, recorded
 from edgesim.results import Run, RunFolder, RunFolderError, load
@@ -112,8 +112,8 @@ class Experiment:
         probe = None
         if topology.emulation.clock == "wall" and links and not bare:
             emulation = topology.emulation
-            warm_up = WARM_UP if network is not None else 0.0
-            probe = ProbeSettings(warm_up=warm_up, tolerance=emulation.tolerance, binding=not emulation.allow_deviation)
+            lead = warm_up(topology.directed_links()) if network is not None else 0.0
+            probe = ProbeSettings(warm_up=lead, tolerance=emulation.tolerance, binding=not emulation.allow_deviation)
         # A neighbour may be silent for as long as all of its gradients are under way, on every link before it.
         longest = max(frame, 4 * _parameters(self.scene.shape[2], training.network))
         silence = topology.emulation.timeout + sum(
@@ -174,6 +174,7 @@ class Experiment:
                 self._network(record) as network,
                 fleet,
             ):
+                record.leave(fleet.folders())
                 meeting = record.folder()
                 jobs = self.jobs(compressor, path.name, f"file://{meeting}/rendezvous", network)
                 if network is not None:

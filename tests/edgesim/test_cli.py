@@ -12,6 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from edgesim.cli import app
+from edgesim.network import namespaces
+from edgesim.network.plan import Kernel
 from node_agent.compression.settings import CATALOGUE
 
 Write = Callable[..., Path]
@@ -44,6 +46,21 @@ def test_a_bad_file_is_refused_with_file_line_and_field(tmp_path: Path) -> None:
         assert f"{file}:3: training.stepz: found an unknown key" in errors
         assert "did you mean 'steps'?" in errors
         assert not output
+
+
+def test_links_that_this_kernel_cannot_impose_are_refused_before_a_run(
+    write_topology: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2 Gbit/s with a delay take netem: this machine is asked for it where nothing else would do."""
+    file = write_topology(2, links="{rate: 2 Gbit/s, delay: 2 ms}")
+    netns = ("--links", "netns", "--set", "emulation.clock=wall")
+    monkeypatch.setattr(namespaces, "probe", Kernel)
+    code, _, errors = edgesim("validate", file, *netns)
+    assert code == 2
+    assert f"{file}:1: links.0: found n0->n1: 2 Gbit/s, allowed at most 500 Mbit/s through the relay" in errors
+    assert edgesim("validate", file)[0] == 0
+    monkeypatch.setattr(namespaces, "probe", lambda: Kernel(netem=True))
+    assert edgesim("validate", file, *netns)[0] == 0
 
 
 def test_no_kernel_imposes_links_on_a_virtual_clock(write_topology: Write) -> None:
