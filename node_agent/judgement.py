@@ -20,11 +20,14 @@ def at_rest(link: LinkSettings, moment: float = 0.0) -> LinkSettings:
     return link.model_copy(update={**values, "schedule": None, "changes": (), "deadline": None})
 
 
-def deviations(link: LinkSettings, found: Measured, tolerance: float, goodput: float = 1.0) -> list[str]:
-    """Where a link misses what was asked of it by more than `tolerance` (a fraction), in words."""
+def deviations(
+    link: LinkSettings, found: Measured, tolerance: float, goodput: float = 1.0, shared: bool = False
+) -> list[str]:
+    """Where a link misses what was asked of it by more than `tolerance` (a fraction), in words; its rate is not judged
+    where it is `shared`."""
     asked = asked_of(link, goodput)
     missed: list[str] = []
-    if asked.rate is not None and found.rate_bit_s is not None:
+    if asked.rate is not None and found.rate_bit_s is not None and not shared:
         off = found.rate_bit_s / asked.rate - 1
         if abs(off) > tolerance:
             missed.append(f"rate {found.rate_bit_s:.4g} bit/s instead of {asked.rate:.4g} ({100 * off:+.1f} %)")

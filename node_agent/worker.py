@@ -156,11 +156,10 @@ def probe_links(
     asked = at_rest(job.incoming if job.imposed == "node" else framed(job.incoming))
     # Where packets are lost beneath TCP, it slows down and waits: what messages find then is no property of the link.
     judged = job.imposed == "node" or not asked.loss
-    wanted = asked.model_copy(update={"rate": None}) if settings.shared else asked
     turn = job.rank if job.imposed == "kernel" and job.world_size == 2 else None
     for _ in range(ATTEMPTS):
         found, sent = measure(outgoing, incoming, asked, pool, settings, handshake.meet, clock, turn)
-        missed = deviations(wanted, found, settings.tolerance) if judged else []
+        missed = deviations(asked, found, settings.tolerance, shared=settings.shared) if judged else []
         if not handshake.meet(float(bool(missed))):  # of all nodes
             break
     emit(events.Probed(job.rank, job.node, asked.name, found, sent, model.settings, tuple(missed)))

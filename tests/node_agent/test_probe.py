@@ -56,6 +56,13 @@ def test_what_misses_its_tolerance_is_told(settings: dict[str, Any], measured: M
     assert deviations(asked, measured, tolerance=0.05) == missed
 
 
+def test_only_the_delay_of_a_shared_link_is_judged() -> None:
+    link = LinkSettings(source="a", target="b", rate=1e6, delay=0.1)
+    found = Measured(rate_bit_s=5e5, delay_s=0.2, jitter_s=0.0, samples=20)
+    assert len(deviations(link, found, 0.05)) == 2
+    assert deviations(link, found, 0.05, shared=True) == ["delay 200 ms instead of 100 ms"]
+
+
 def test_most_of_a_skewed_jitter_lies_below_the_mean() -> None:
     asked = link(delay=0.1, jitter=0.02, jitter_kind="pareto")
     # two thirds of what jitters so are below its mean; the median is 0.3 standard deviations below

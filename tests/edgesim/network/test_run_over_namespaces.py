@@ -68,7 +68,9 @@ def test_a_ring_goes_over_several_links(kernel: Kernel, write_topology: Write, t
     line = ["links=[{between: [n0, n1], rate: 40 Mbit/s}, {between: [n1, n2], rate: 20 Mbit/s}]"]
     file = write_topology(3, links="{rate: 20 Mbit/s}")
     virtual = run(file, tmp_path / "virtual", "training.steps=4")
-    netns = run(file, tmp_path / "netns", *line, "training.steps=4", "emulation.links=netns", "emulation.clock=wall")
+    # No probe has to be made again on a busy machine.
+    over = ("emulation.links=netns", "emulation.clock=wall", "emulation.tolerance=90 %")
+    netns = run(file, tmp_path / "netns", *line, "training.steps=4", *over)
     found = netns.summary
     assert found["nodes_agree"] is True
     assert found["params_sha256"] == virtual.summary["params_sha256"]
