@@ -164,7 +164,8 @@ def by_kernel(proof: Proof, applied: Applied) -> Proof:
     """The proof of a link that the kernel imposes: as it was read back, and with the packets that were lost."""
     relayed = applied.relayed
     packets = applied.counters.packets if relayed is None else relayed.packets_in
-    loss = relayed.lost / packets if relayed is not None and packets else None
+    lost = applied.counters.dropped if relayed is None else relayed.lost
+    loss = lost / packets if packets and applied.means != "netem" else None
     goodput = payload_rate(1.0, proof.requested.overhead) * (1 + proof.requested.overhead / PACKET)
     return judged(replace(proof, applied=applied.link, packets=packets, loss=loss, goodput=goodput))
 

@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesim.network.plan import Applied
+from edgesim.topology.paths import Hop, ring_hops
 from node_agent.events import Event, Received, Sent, Step, StepParts, Telemetry
 from node_agent.job import LinkSettings
 from node_agent.plain import described, plain
@@ -291,6 +292,17 @@ class Run:
         """What was asked of every directed link of the topology, by source and target."""
         links = (LinkSettings.model_validate(link) for link in self.config.get("links", []))
         return {(link.source, link.target): link for link in links}
+
+    @property
+    def hops(self) -> dict[tuple[str, str], Hop]:
+        """By source and target the hops of the ring whose links are known."""
+        return ring_hops(self.nodes, self.link_settings)
+
+    @property
+    def hop_settings(self) -> dict[tuple[str, str], LinkSettings]:
+        """What was asked of each of them, as one link."""
+        links = self.link_settings
+        return {ends: hop.settings(links) for ends, hop in self.hops.items() if links.keys() >= set(hop.links)}
 
     def of_node(self, node: str) -> Columns:
         """The rows of steps.csv that one node wrote, by step."""

@@ -100,9 +100,10 @@ class Experiment:
         """One job per node, in ring order."""
         topology, training = self.topology, self.topology.training
         names = tuple(topology.ring)
-        links = {link.source: link for link in topology.ring_links()}
-        incoming = {link.target: link for link in topology.ring_links()}
-        frame = frame_bytes(links.values())
+        links = {link.source: link for link in topology.ring_links(alone=True)}
+        incoming = {link.target: link for link in links.values()}
+        hops, shares = topology.ring_hops(), topology.ring_links()
+        frame = frame_bytes(shares)
         modelled = boards(topology)
         factors = {node.name: node.compute_factor for node in topology.nodes}
         inside: list[dict[str, Any]] = [{}] * len(names)
@@ -116,9 +117,7 @@ class Experiment:
             probe = ProbeSettings(warm_up=lead, tolerance=emulation.tolerance, binding=not emulation.allow_deviation)
         # A neighbour may be silent for as long as all of its gradients are under way, on every link before it.
         longest = max(frame, 4 * _parameters(self.scene.shape[2], training.network))
-        silence = topology.emulation.timeout + sum(
-            patience(link, longest, network is not None) for link in links.values()
-        )
+        silence = topology.emulation.timeout + sum(patience(link, longest, network is not None) for link in shares)
         silence += sum(pause.end - pause.start for name in names for pause in pauses(topology.events, name))
         cuts = [self.scene.shape[0] * i // len(names) for i in range(len(names) + 1)]
         return [
@@ -137,7 +136,7 @@ class Experiment:
                 frame=frame,
                 bare=bare,
                 rendezvous=rendezvous,
-                probe=probe,
+                probe=probe and probe.model_copy(update={"shared": hops[rank - 1].shared}),
                 timeout=silence,
                 compressor=compressor,
                 bucket_bytes=training.bucket,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgesim.network.shaping import payload_rate
 from edgesim.results import PARTS, Columns, Run
+from edgesim.topology.paths import Hop
 from node_agent.events import Sent
 from node_agent.job import LinkSettings
 from node_agent.plain import plain
@@ -98,51 +99,76 @@ def summarise(
         "params_sha256": digests.pop() if len(digests) == 1 and agree else None,
         "nodes_agree": agree,
     }
-    applied_by_kernel = applied_links(run)
+    read_back = read_back_links(run)
+    hops, hop_settings = run.hops, run.hop_settings
     probed = {event["link"]: event for event in run.events_of("probed")}
     for source, target in run.ring:
         name, link = f"{source}->{target}", run.of_link(source, target)
+        hop = hops.get((source, target))
         summary["link_utilisation"][name] = _ratio(float(link["busy_s"].sum()), _last(link["time_s"]))
-        asked, applied = run.link_settings.get((source, target)), started.get(source, {}).get("link")
+        asked, applied = hop_settings.get((source, target)), started.get(source, {}).get("link")
         summary["links"][name] = {
+            "over": list(hop.over) if hop else [],
             "requested": as_si(asked) if asked else None,
-            "applied": applied_by_kernel.get(name)
+            "applied": applied_by_kernel(hop, read_back)
             or (as_si(LinkSettings.model_validate(applied)) if applied else None),
             "probed": probed[name]["found"] if name in probed else None,
-            "measured": measured(link) | lost_by_relay(applied_by_kernel.get(name)),
+            "measured": measured(link) | lost_by_relays(hop, read_back),
         }
     content: dict[str, Any] = plain(summary)
     return content
 
 
-def applied_links(run: Run) -> dict[str, dict[str, Any]]:
-    """By the name of each directed link what the kernel was found to impose, and what it had carried when last asked;
-    empty where the nodes imposed their links themselves.
+def read_back_links(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
+    """By source and target of each directed link what the kernel was found to impose, and what it had carried when last
+    asked (`Applied`, as in events.jsonl); empty where the nodes imposed their links themselves."""
+    entries = (link for event in run.events_of("network") for link in event["links"])
+    return {(entry["link"]["source"], entry["link"]["target"]): entry for entry in entries}
 
-    `payload_bit_s` is what full TCP segments have of `rate_bit_s`.
+
+def applied_by_kernel(hop: Hop | None, read_back: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What the kernel was found to impose on a hop of the ring; None where that is not known.
+
+    `payload_bit_s` is what full TCP segments have of `rate_bit_s`. Of a hop over several links, or over one that other
+    hops take too, it is what those links as read back come to, without their counters: these are of all that a link
+    carries.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for entry in (link for event in run.events_of("network") for link in event["links"]):
-        link = LinkSettings.model_validate(entry["link"])
-        found[link.name] = {
-            **as_si(link),
-            "payload_bit_s": None if link.rate is None else payload_rate(link.rate, link.overhead),
-            "overhead_bytes": link.overhead,
-            "queue_bytes": link.queue,
-            "burst_bytes": entry["burst"],
-            "means": entry["means"],
-            "counters": entry["counters"],
-            "relay": entry["relayed"],
-        }
-    return found
+    if hop is None or not read_back.keys() >= set(hop.links):
+        return None
+    link = hop.settings({ends: LinkSettings.model_validate(read_back[ends]["link"]) for ends in hop.links})
+    entry = read_back[hop.links[0]] if hop.whole else {}
+    return {
+        **as_si(link),
+        "payload_bit_s": None if link.rate is None else payload_rate(link.rate, link.overhead),
+        "burst_bytes": entry.get("burst"),
+        "means": entry.get("means"),
+        "counters": entry.get("counters"),
+        "relay": entry.get("relayed"),
+    }
 
 
-def lost_by_relay(applied: Mapping[str, Any] | None) -> dict[str, float | None]:
-    """The measured loss of a link that the kernel imposes: the nodes' own counts know of no packet beneath TCP."""
-    if applied is None:
+def lost_by_relays(hop: Hop | None, read_back: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[str, float | None]:
+    """The measured loss of a hop whose links the kernel imposes, 1 - Π (1 - loss of a link): the nodes' own counts know
+    of no packet beneath TCP."""
+    if hop is None or not read_back.keys() >= set(hop.links):
         return {}
-    relay = applied["relay"]
-    return {"loss": _ratio(relay["lost"], relay["packets_in"]) if relay is not None else None}
+    through = 1.0
+    for entry in (read_back[ends] for ends in hop.links):
+        lost = _lost(entry)
+        if lost is None:
+            return {"loss": None}
+        through *= 1 - lost
+    return {"loss": 1 - through}
+
+
+def _lost(entry: Mapping[str, Any]) -> float | None:
+    """The share of packets that one direction of a link lost; None where nothing counts them."""
+    relay, counters = entry["relayed"], entry["counters"]
+    if relay is not None:
+        return _ratio(relay["lost"], relay["packets_in"])
+    if entry["means"] == "netem":  # whose drops the token bucket before it does not see
+        return None
+    return _ratio(counters["dropped"], counters["packets"] + counters["dropped"])
 
 
 def of(run: Run) -> dict[str, Any]:

@@ -102,6 +102,11 @@ class ProbeSettings(Settings):
     )
     tolerance: float = Field(default=0.05, description="share by which a link may miss what was asked of it")
     binding: bool = Field(default=True, description="whether a link that misses more ends the run, or is recorded only")
+    shared: bool = Field(
+        default=False,
+        description="whether other hops of the ring send over a part of the incoming link at the same time: how much "
+        "they leave of its rate is theirs to decide, and not judged",
+    )
 
 
 class Roofline(Settings):

@@ -27,18 +27,20 @@ def at_rest(link: LinkSettings, moment: float = 0.0) -> LinkSettings:
     return link.model_copy(update={**values, "schedule": None, "changes": (), "deadline": None})
 
 
-def deviations(link: LinkSettings, found: Measured, tolerance: float, judge_jitter: bool = True) -> list[str]:
+def deviations(
+    link: LinkSettings, found: Measured, tolerance: float, judge_jitter: bool = True, shared: bool = False
+) -> list[str]:
     """Where a link misses what was asked of it by more than `tolerance` (a fraction), in words. What could not be
     measured misses it.
 
     Jitter is judged where it is larger than what a busy host adds. Beneath TCP it is not: a message is there when the
-    last of its packets is. Loss is counted by who sends.
+    last of its packets is. The rate is not judged where the link is `shared`. Loss is counted by who sends.
     """
     asked, allowed = asked_of(link), slack(link, found, tolerance)
     missed: list[str] = []
-    if asked.rate is not None and found.rate_bit_s is None:
+    if asked.rate is not None and not shared and found.rate_bit_s is None:
         missed.append("rate not measured: no burst lasted")
-    elif asked.rate is not None and found.rate_bit_s is not None:
+    elif asked.rate is not None and not shared and found.rate_bit_s is not None:
         off = found.rate_bit_s / asked.rate - 1
         if abs(off) > allowed.rate:
             missed.append(f"rate {found.rate_bit_s:.4g} bit/s instead of {asked.rate:.4g} ({100 * off:+.1f} %)")

@@ -29,7 +29,7 @@ def throughput(run: Run) -> Figure:
     """Rate of each directed link over time: what it carried on average, what it gave to back-to-back messages, and
     what was configured."""
     links = _links(run)
-    settings = run.link_settings
+    settings = run.hop_settings
     end = _end(links)
     closed = {name: _closed(run, settings.get(name), end) for name in links}
     curves = {name: _throughput(rows) for name, rows in links.items()}
@@ -62,7 +62,7 @@ def throughput(run: Run) -> Figure:
 def delay(run: Run) -> Figure:
     """One-way delay of the messages on each directed link over time, and the configured delay and jitter."""
     links = _links(run)
-    settings = run.link_settings
+    settings = run.hop_settings
     end = _end(links)
     closed = {name: _closed(run, settings.get(name), end) for name in links}
     curves = {name: _delay(rows) for name, rows in links.items()}

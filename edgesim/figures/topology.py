@@ -27,7 +27,8 @@ from edgesim.figures.style import (
     quantity,
     unit,
 )
-from edgesim.results import Run, ring_links
+from edgesim.results import Run
+from edgesim.topology.paths import ring_hops
 from node_agent.job import LinkSettings
 
 Point = NDArray[Any]
@@ -68,7 +69,7 @@ def draw_topology(ring: Sequence[str], links: Sequence[LinkSettings]) -> Figure:
     points = [*places.values(), *(arc.at(0.5) for arc in arcs.values())]
     figure, axes = _canvas(points, [*places] if once else [*places, *labels], size, crowded)
     colour = colours(ring)
-    used = set(ring_links(ring))
+    used = {ends for hop in ring_hops(ring, by_name).values() for ends in hop.links}
     for (source, target), arc in arcs.items():
         of_ring = (source, target) in used
         arc.draw(axes, dot, **({"color": colour[source], "lw": 1.4} if of_ring else _OTHER))

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import networkx as nx
-
 from edgesim.network.passage import Counters as RelayCounters
 from edgesim.network.relay import MOST_RATE, NotCarried, Tunnel, carried, packets_at_once
 from edgesim.network.shaping import (
@@ -25,6 +23,7 @@ from edgesim.network.shaping import (
     netem_suffices,
     states,
 )
+from edgesim.topology.paths import ways
 from edgesim.topology.problems import Refusal
 from edgesim.topology.quantities import format_rate
 from edgesim.topology.schema import Topology
@@ -124,16 +123,8 @@ class Plan:
     def next_hops(self, rank: int) -> dict[int, int]:
         """For every other node the neighbour through which packets go to it: over the fewest links, and of several
         such ways the one whose nodes come first."""
-        graph = nx.Graph()
-        graph.add_nodes_from(range(len(self.nodes)))
-        graph.add_edges_from(sorted(tuple(sorted(wire.ends)) for wire in self.wires))
-        distances = dict(nx.all_pairs_shortest_path_length(graph))
-        near = sorted(graph[rank])
-        return {
-            other: min((distances[hop][other], hop) for hop in near if other in distances[hop])[1]
-            for other in range(len(self.nodes))
-            if other != rank and other in distances[rank]
-        }
+        found = ways(range(len(self.nodes)), [wire.ends for wire in self.wires], rank)
+        return {other: way[1] for other, way in found.items()}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from edgesim.topology.fields import NAME
+from edgesim.topology.paths import ways
 from edgesim.topology.problems import Refusal, closest, listed, shown
 
 MOST_LISTED = 10
@@ -41,7 +42,7 @@ def inconsistencies(data: Mapping[str, Any]) -> Iterator[tuple[Path, Refusal]]:
         yield from _bad_events(given.get("events", ()), known, pairs)
     # Whether the ring closes is only asked of names and links that are sound themselves.
     if "links" in given and all(links) and all(name in known for name in ring) and not problems:
-        yield from _gaps(links, ring, ("ring",) if "ring" in given else ("links",))
+        yield from _gaps(links, ring, ("ring",) if "ring" in given else ("links",), _routed(data))
 
 
 def _bad_events(
@@ -62,13 +63,30 @@ def _bad_events(
             yield ("events", i, "link"), Refusal(found, "the two nodes of a link of the file")
 
 
-def _gaps(links: Sequence[tuple[str, ...]], ring: Sequence[str], path: Path) -> Iterator[tuple[Path, Refusal]]:
+def _gaps(
+    links: Sequence[tuple[str, ...]], ring: Sequence[str], path: Path, routed: bool
+) -> Iterator[tuple[Path, Refusal]]:
     joined = {frozenset(between) for between in links}
     for source, target in neighbours(ring):
-        if frozenset((source, target)) not in joined:
-            found = f"no link between {source} and {target}, neighbours in the ring"
-            place = (*path, ring.index(source)) if path == ("ring",) else path
-            yield place, Refusal(found, "a ring over the links that are given")
+        if frozenset((source, target)) in joined:
+            continue
+        way = ways(ring, [(one, other) for one, other in links], source).get(target)
+        if routed and way is not None:
+            continue
+        found = f"no link between {source} and {target}, neighbours in the ring"
+        allowed = "a ring over the links that are given"
+        if routed:
+            found += ", and no way over other nodes"
+        elif way is not None:
+            allowed += f"; or links: netns, where it goes over {' and '.join(way[1:-1])}"
+        place = (*path, ring.index(source)) if path == ("ring",) else path
+        yield place, Refusal(found, allowed)
+
+
+def _routed(data: Mapping[str, Any]) -> bool:
+    """Whether nodes reach each other over others, which take packets on: where the kernel imposes the links."""
+    emulation = data.get("emulation")
+    return isinstance(emulation, dict) and emulation.get("links") == "netns"
 
 
 def _sequence(value: Any) -> list[Any]:

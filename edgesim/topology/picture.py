@@ -103,7 +103,7 @@ def _table(topology: Topology, ascii_only: bool) -> Table:
     if any(link.changes for link in topology.directed_links()):
         table.add_column("changes")
     table.add_column("ring")
-    used = {link.name for link in topology.ring_links()}
+    used = {ends for hop in topology.ring_hops() for ends in hop.links}
     for link in topology.directed_links():
         cells = [
             link.source,
@@ -113,7 +113,7 @@ def _table(topology: Topology, ascii_only: bool) -> Table:
             format_time(link.jitter),
             format_fraction(link.loss),
             _span(link.schedule) if link.schedule else "always",
-            "yes" if link.name in used else "",
+            "yes" if (link.source, link.target) in used else "",
         ]
         if len(table.columns) > len(cells):
             cells.insert(-1, _changes(link.changes))
@@ -184,8 +184,13 @@ def _short(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
 
 
-def _label(topology: Topology, source: str, target: str, arrows: str, width: int) -> list[str]:
-    """Lines about a link: once if both directions are the same, else with the arrow of each."""
+def _label(topology: Topology, place: int, arrows: str, width: int) -> list[str]:
+    """Lines about a hop of the ring. A link: once if both directions are the same, else with the arrow of each. Several
+    links: the nodes between them, and what they come to."""
+    hop, hops_link = topology.ring_hops()[place], topology.ring_links()[place]
+    if hop.over:
+        return _wrapped([f"over {', '.join(map(_short, hop.over))}", *_properties(hops_link)], width)
+    source, target = hop.way
     there, back = (_properties(topology.link(*ends)) for ends in ((source, target), (target, source)))
     if there == back:
         return _wrapped(there, width)
@@ -238,10 +243,10 @@ def ring(topology: Topology, width: int = 80) -> str:
 
     most = max(width, 2 * wide + 30) - wide
     labels = {}
-    for i, source in enumerate(order):
+    for i in range(len(order)):
         arrows = "▶◀" if i == top else "◀▶" if i == bottom else "▼▲" if i < right else "▲▼"
         room = most // 2 - 5 if i in upright else most - wide - 4
-        labels[i] = _label(topology, source, order[(i + 1) % len(order)], arrows, room)
+        labels[i] = _label(topology, i, arrows, room)
     levels = [len(line) for i in (top, bottom) if i is not None for line in labels[i]]
     sides = [len(line) for i in upright for line in labels[i]]
     x_left = wide // 2

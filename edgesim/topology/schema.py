@@ -25,6 +25,7 @@ from edgesim.topology.constellation import Constellation, with_nodes
 from edgesim.topology.events import Event, imposed
 from edgesim.topology.fields import Compressors, Device, Fraction, Name, NameSchema, Size, Timeout
 from edgesim.topology.links import Link, LinkDefaults, default_queue
+from edgesim.topology.paths import Hop, ring_hops
 from edgesim.topology.problems import Refusal, shown
 from edgesim.topology.section import Section, given, without_default
 from edgesim.topology.visibility import Passage, governed, misfits
@@ -213,7 +214,8 @@ class Topology(Section):
         default=(),
         json_schema_extra=without_default,
         validate_default=True,
-        description="every node once, in the order in which gradients travel; not given: the order of nodes",
+        description="every node once, in the order in which gradients travel; not given: the order of nodes. "
+        "With links: netns, neighbours without a link reach each other over other nodes",
     )
     links: tuple[Link, ...] = Field(
         default=(),
@@ -257,6 +259,7 @@ class Topology(Section):
             links = [(link.settings(*link.between), link.settings(*link.between[::-1])) for link in topology.links]
             topology._passages, unseen = misfits(written, topology.constellation, links)
         problems += _details(unseen or topology._impossible())
+        problems = problems or _details(topology._never_open())
         if problems:
             raise ValidationError.from_exception_data(cls.__name__, problems)
         return topology
@@ -275,6 +278,12 @@ class Topology(Section):
             if link.schedule == ():
                 found = f"a link that is down whenever it would have contact ({link.name})"
                 yield ("events",), Refusal(found, "events that leave every link some contact")
+
+    def _never_open(self) -> Iterator[tuple[tuple[str | int, ...], Refusal]]:
+        for hop, link in zip(self.ring_hops(), self.ring_links(), strict=True):
+            if hop.over and link.schedule == ():
+                found = f"{link.name} over {' and '.join(hop.over)}, links that are never open at the same time"
+                yield ("ring",), Refusal(found, "neighbours whose links have some contact at the same time")
 
     @field_validator("nodes")
     @classmethod
@@ -346,12 +355,15 @@ class Topology(Section):
         section = self.constellation
         return [] if section is None else [link.between for link in self.links if governed(section, link.between)]
 
-    def ring_links(self) -> list[LinkSettings]:
-        """What the ring sends over: entry i from ring[i] to the node after it. Empty if there is but one node."""
-        if self.world_size == 1:
-            return []
-        after = (*self.ring[1:], self.ring[0])
-        return [self.link(source, target) for source, target in zip(self.ring, after, strict=True)]
+    def ring_links(self, alone: bool = False) -> list[LinkSettings]:
+        """What the ring sends over: entry i from ring[i] to the node after it, over several links as one where none
+        joins the two. Empty if there is but one node. `alone`: as each hop would find it without the others."""
+        links = {(link.source, link.target): link for link in self.directed_links()}
+        return [hop.settings(links, alone) for hop in self.ring_hops()]
+
+    def ring_hops(self) -> list[Hop]:
+        """The links that each entry of `ring_links` is made of."""
+        return list(ring_hops(self.ring, [link.between for link in self.links]).values())
 
 
 def _details(problems: Iterable[tuple[tuple[Any, ...], Refusal]]) -> list[InitErrorDetails]:

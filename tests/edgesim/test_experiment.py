@@ -43,6 +43,9 @@ class Played:
     def events(self) -> Iterator[Event]:
         return self._events(self._jobs)
 
+    def folders(self) -> Sequence[Path]:
+        return ()
+
     def __enter__(self) -> Played:
         return self
 
@@ -170,6 +173,30 @@ def test_jobs_carry_what_the_file_says(write_topology: Write) -> None:
         octets = 4 * sum((before + 1) * after for before, after in pairwise(widths))
         assert job.timeout == pytest.approx(9 + sum(patience(link, octets) for link in links))
         assert job.workload.target_spectrum == tuple(of.prior.spectrum)
+
+
+def test_jobs_expect_of_a_hop_what_its_links_come_to(write_topology: Write) -> None:
+    """Line n0 - n1 - n2 - n3, ring n0, n2, n1, n3. n0->n2 takes the links 0->1 and 1->2, and n1->n3 1->2 and 2->3, so
+    that both share 1->2; n2->n1 and n3->n0 share 2->1. Alone each is as fast as its slowest link; together each
+    has half of the 5 Mbit/s between n1 and n2."""
+    pairs = ", ".join(f"{{between: [n{i}, n{i + 1}], rate: {i + 4} Mbit/s}}" for i in (0, 1, 2))
+    more = "ring=[n0, n2, n1, n3]", f"links=[{pairs}]", "emulation.links=netns", "emulation.clock=wall"
+    file = write_topology(4, links="{delay: 7 ms}")
+    of = dataclasses.replace(experiment(file), topology=read(file, more))
+    jobs = of.jobs(NoneSettings(), "name", "file:///meeting")
+    assert [(job.outgoing.name, job.outgoing.rate, round(job.outgoing.delay, 6)) for job in jobs] == [
+        ("n0->n2", 4e6, 0.014),
+        ("n2->n1", 5e6, 0.007),
+        ("n1->n3", 5e6, 0.014),
+        ("n3->n0", 4e6, 0.021),
+    ]
+    assert [job.incoming for job in jobs] == [jobs[rank - 1].outgoing for rank in range(4)]
+    assert all(job.probe.shared for job in jobs)
+    shares = of.topology.ring_links()
+    assert [link.rate for link in shares] == [2.5e6, 2.5e6, 2.5e6, 2.5e6]
+    widths = (of.scene.shape[2], 48, 40, 8, 40, 48, of.scene.shape[2])
+    octets = 4 * sum((before + 1) * after for before, after in pairwise(widths))
+    assert jobs[0].timeout == pytest.approx(20 + sum(patience(link, octets) for link in shares))
 
 
 def test_a_ring_is_bare_only_if_none_of_its_links_imposes_anything(write_topology: Write) -> None:

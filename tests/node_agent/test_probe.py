@@ -69,6 +69,12 @@ def test_what_misses_its_tolerance_is_told(settings: dict[str, Any], measured: M
     assert deviations(asked, measured, tolerance=0.05) == missed
 
 
+def test_only_the_delay_of_a_shared_link_is_judged() -> None:
+    asked, measured = link(rate=1e6, delay=0.1), found(rate=5e5, delay=0.2)
+    assert len(deviations(asked, measured, 0.05)) == 2
+    assert deviations(asked, measured, 0.05, shared=True) == ["delay 200 ms instead of 100 ms"]
+
+
 def test_most_of_a_skewed_jitter_lies_below_the_mean() -> None:
     asked = link(delay=0.1, jitter=0.02, jitter_kind="pareto")
     # two thirds of what jitters so are below its mean; the median is 0.3 standard deviations below

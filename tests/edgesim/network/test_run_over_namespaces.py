@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from edgesim.figures.links import throughput
+from edgesim.figures.topology import topology
 from edgesim.fleet.local import LocalFleet
 from edgesim.network.plan import Kernel, make_plan
 from edgesim.proof import prove
@@ -59,3 +61,29 @@ def test_relayed_links_are_proved(relaying: Kernel, tmp_path: Path) -> None:
         assert proof.goodput == pytest.approx(1448 / 1500)
         assert proof.measured.delay_s == pytest.approx(0.008, abs=0.003)
         assert proof.measured.rate_bit_s == pytest.approx(rate * 1448 / 1500, rel=0.15)
+
+
+def test_a_ring_goes_over_several_links(kernel: Kernel, write_topology: Write, tmp_path: Path) -> None:
+    """A line n0 - n1 - n2 trains what the ring of three links trains; n2 -> n0 goes over n1."""
+    line = ["links=[{between: [n0, n1], rate: 40 Mbit/s}, {between: [n1, n2], rate: 20 Mbit/s}]"]
+    file = write_topology(3, links="{rate: 20 Mbit/s}")
+    virtual = run(file, tmp_path / "virtual", "training.steps=4")
+    # No probe has to be made again on a busy machine.
+    over = ("emulation.links=netns", "emulation.clock=wall", "emulation.tolerance=90 %")
+    netns = run(file, tmp_path / "netns", *line, "training.steps=4", *over)
+    found = netns.summary
+    assert found["nodes_agree"] is True
+    assert found["params_sha256"] == virtual.summary["params_sha256"]
+    assert [found["links"][name]["over"] for name in ("n0->n1", "n1->n2", "n2->n0")] == [[], [], ["n1"]]
+    link = found["links"]["n2->n0"]
+    assert link["requested"]["rate_bit_s"] == link["applied"]["rate_bit_s"] == 2e7, "the least on the way"
+    assert link["applied"]["counters"] is None, "links count all that they carry"
+    assert link["measured"]["loss"] == 0.0
+    carried = {
+        (entry["link"]["source"], entry["link"]["target"]): entry["counters"]["bytes"]
+        for entry in netns.events_of("network")[-1]["links"]
+    }
+    for ends in (("n2", "n1"), ("n1", "n0")):
+        assert carried[ends] > found["bytes_sent"]["n2"], "what n2 sends goes over both links"
+    for figure in (throughput(netns), topology(netns)):
+        figure.canvas.draw()

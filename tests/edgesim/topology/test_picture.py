@@ -110,3 +110,16 @@ def test_names_are_not_taken_for_markup() -> None:
     text = printed(topology(2, training={"scene": "[bold]scene[/bold].mat", "compressor": ["none", "gcc"]}))
     assert "[bold]scene[/bold].mat" in text
     assert "none · gcc density 0.5" in text
+
+
+def test_a_hop_over_several_links_says_over_which_nodes() -> None:
+    links = [{"between": ["sat-0", "sat-1"]}, {"between": ["sat-1", "sat-2"], "rate": "2 Mbit/s"}]
+    found = topology(3, links=links, emulation={"links": "netns"})
+    assert "over sat-1 · 2 Mbit/s · 9.6 ms" in ring(found)
+    rows = [line.split() for line in str(draw(found)).splitlines() if line.strip().startswith("sat-")]
+    assert [(row[0], row[1], row[-1]) for row in rows] == [
+        ("sat-0", "sat-1", "yes"),
+        ("sat-1", "sat-0", "yes"),
+        ("sat-1", "sat-2", "yes"),
+        ("sat-2", "sat-1", "yes"),
+    ]

@@ -292,14 +292,31 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
         "nodes: [a, b, c]\nlinks:\n  - between: [a, b]\n  - between: [b, c]\nring:\n  - a\n  - b\n  - c\n",
         [
             "bad.yaml:8: ring.2: found no link between c and a, neighbours in the ring, "
-            "allowed a ring over the links that are given"
+            "allowed a ring over the links that are given; or links: netns, where it goes over b"
         ],
     ),
     "a ring in the order of nodes over a missing link": (
         "nodes: [a, b, c]\nlinks:\n  - between: [a, b]\n  - between: [c, a]\n",
         [
             "bad.yaml:2: links: found no link between b and c, neighbours in the ring, "
+            "allowed a ring over the links that are given; or links: netns, where it goes over a"
+        ],
+    ),
+    "a ring with no way between neighbours": (
+        "nodes: [a, b, c, d]\nemulation: {links: netns}\nlinks:\n  - between: [a, b]\n  - between: [c, d]\n",
+        [
+            f"bad.yaml:3: links: found no link between {ends}, neighbours in the ring, and no way over other nodes, "
             "allowed a ring over the links that are given"
+            for ends in ("b and c", "d and a")
+        ],
+    ),
+    "a ring over links that are never open at once": (
+        "nodes: [a, b, c]\nemulation: {links: netns}\nlinks:\n"
+        "  - {between: [a, b], schedule: [{from: 0 s, to: 5 s}]}\n"
+        "  - {between: [b, c], schedule: [{from: 5 s, to: 9 s}]}\nring: [a, b, c]\n",
+        [
+            "bad.yaml:6: ring: found c->a over b, links that are never open at the same time, "
+            "allowed neighbours whose links have some contact at the same time"
         ],
     ),
     "a ring that leaves out a node": (
