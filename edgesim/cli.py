@@ -73,7 +73,7 @@ def _open_standard_streams() -> None:
     """Those that were closed lead nowhere: their descriptors would otherwise be given to what is opened next."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode))
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def _version(asked: bool) -> None:

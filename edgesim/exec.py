@@ -72,14 +72,15 @@ class _Lines:
         self._size = 0
         self._update = b""
         """the last one that was not passed on"""
-        self._returned = False
+        self._return = b""
+        """a carriage return whose meaning depends on what follows"""
         self._passed_on = float("-inf")
 
     def take(self, octets: bytes, now: float) -> Iterator[bytes]:
-        for piece in octets.splitlines(keepends=True):
-            if piece == b"\n" and self._returned and not self._parts:  # of "\r\n", read in two parts
-                yield from self._overdue()
-            elif piece.endswith(b"\n"):
+        octets = self._return + octets
+        self._return = b"\r" if octets.endswith(b"\r") else b""
+        for piece in octets.removesuffix(b"\r").splitlines(keepends=True):
+            if piece.endswith(b"\n"):
                 self._update = b""
                 yield self._whole(piece)
             elif piece.endswith(b"\r"):
@@ -89,14 +90,13 @@ class _Lines:
                 self._size += len(piece)
                 if self._size >= LONGEST_LINE:
                     yield self._whole(b"")
-            self._returned = piece.endswith(b"\r")
 
     def end(self) -> Iterator[bytes]:
         """The last line, which has no end."""
         if self._parts:
             yield self._whole(b"")
-        else:
-            yield from self._overdue()
+        elif self._update:
+            yield self._update
 
     def _whole(self, piece: bytes) -> bytes:
         line = b"".join((*self._parts, piece.rstrip(b"\r\n")))
@@ -111,11 +111,6 @@ class _Lines:
             yield line
         elif line:
             self._update = line
-
-    def _overdue(self) -> Iterator[bytes]:
-        if self._update:
-            yield self._update
-            self._update = b""
 
 
 def _standard(stream: str) -> BinaryIO:
