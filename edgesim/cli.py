@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from itertools import groupby
@@ -302,11 +303,12 @@ def links(
     )
     proofs: list[proof.Proof] = []
     try:
-        for pair in proof.prove(topology, LocalFleet, probe, moment, plan):
-            proofs += pair
-            if not as_json:
-                names = " and ".join(one.requested.name for one in pair)
-                typer.echo(f"measured {names} ({len(proofs)} of {2 * len(topology.links)})", err=True)
+        with closing(proof.prove(topology, LocalFleet, probe, moment, plan)) as pairs:
+            for pair in pairs:
+                proofs += pair
+                if not as_json:
+                    names = " and ".join(one.requested.name for one in pair)
+                    typer.echo(f"measured {names} ({len(proofs)} of {2 * len(topology.links)})", err=True)
     except (NodeFailure, NetworkError) as error:
         _fail(str(error), FAILED)
     if as_json:
