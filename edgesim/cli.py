@@ -170,18 +170,31 @@ def run(
 
 
 @app.command()
-def validate(file: File, settings: Set = None, as_json: Json = False) -> None:
+def validate(
+    file: File,
+    settings: Set = None,
+    links: Annotated[str | None, typer.Option(metavar="userspace|netns", help="how links are imposed")] = None,
+    as_json: Json = False,
+) -> None:
     """Check FILE, and the scene that it names: every mistake with its line, field, and what is allowed there."""
+    from edgesim.network.namespaces import NetworkError, check
+    from edgesim.network.plan import Unavailable
     from edgesim.run import open_scene_of
     from edgesim.topology.reader import TopologyError, read
     from node_agent.workloads.formats import SceneError
 
+    options = dict(_options([], links=links))
+    overrides = [*options, *(settings or ())]
     problems: list[str] = []
     try:
-        topology = read(file, settings or ())
+        topology = read(file, overrides, options)
+        if topology.emulation.links == "netns":
+            check(topology)
         open_scene_of(topology)
-    except (TopologyError, SceneError) as error:
-        problems = _problems(error, file, settings or ())
+    except (TopologyError, SceneError, Unavailable) as error:
+        problems = _problems(error, file, overrides, options)
+    except NetworkError as error:
+        _fail(str(error), FAILED)
     if as_json:
         typer.echo(json.dumps({"valid": not problems, "problems": problems}, indent=2))
         raise typer.Exit(BAD_INPUT if problems else 0)

@@ -18,6 +18,7 @@ import psutil
 from rich.console import Console
 from rich.style import Style
 
+from edgesim.network import helpers
 from edgesim.network.namespaces import Network, NetworkError
 from edgesim.network.plan import DATA, aside_address, data_address
 from edgesim.network.records import PATIENCE, TOKEN
@@ -184,10 +185,9 @@ class _Node:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
-                    env={**os.environ, **module_path(), **environment(network, rank)},
+                    env=helpers.environment(**environment(network, rank)),
                     pass_fds=[lifeline],
-                    # `python -m` looks for modules there first, and the folder of the user's own may hold any name.
-                    cwd="/",
+                    cwd=helpers.FOLDER,
                     start_new_session=True,
                 )
             finally:
@@ -242,12 +242,6 @@ class _Node:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(PATIENCE)
         os.close(self.ending)
-
-
-def module_path() -> dict[str, str]:
-    """PYTHONPATH, where it is set, for a process that starts in another folder."""
-    found = os.environ.get("PYTHONPATH")
-    return {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, found.split(os.pathsep)))} if found else {}
 
 
 def _marked(marks: Mapping[str, str]) -> Iterator[psutil.Process]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable, Generator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -16,14 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from edgesim.fleet.base import Fleet
-from edgesim.network.namespaces import Network
+from edgesim.network.namespaces import Network, NetworkError, warm_up
 from edgesim.network.plan import Applied, Plan
+from edgesim.network.records import Record, RecordError, recorded
 from edgesim.network.shaping import payload_rate
 from edgesim.topology.links import Link
 from edgesim.topology.quantities import format_fraction, format_rate, format_time
 from edgesim.topology.schema import Topology
 from node_agent.compression.settings import NoneSettings
-from node_agent.events import Measured, Probed
+from node_agent.events import Measured, Probed, Started
 from node_agent.job import Job, LinkSettings, ProbeSettings
 from node_agent.judgement import at_rest
 from node_agent.link_model import PACKET, frame_bytes, patience
@@ -83,6 +82,8 @@ def jobs(
     there, back = (at_rest(topology.link(*pair), moment) for pair in (ends, ends[::-1]))
     frame = frame_bytes((there, back))
     silence = topology.emulation.timeout + sum(patience(one, frame, network is not None) for one in (there, back))
+    if network is not None:
+        probe = probe.model_copy(update={"warm_up": warm_up((there, back))})
     return [
         Job(
             run=topology.name,
@@ -113,14 +114,21 @@ def prove(
     """Measure every link of a topology, one after the other, both directions at once; with a plan, as the kernel
     imposes them.
 
-    Raises NodeFailure where a link cannot be measured, NetworkError where the network cannot be made.
+    Raises NodeFailure where a link cannot be measured, NetworkError where the network or a record of it cannot be made.
     """
-    with nullcontext() if plan is None else Network(plan_at(plan, moment)) as network:
+    with _recorded(f"links-{os.getpid()}") as record, _network(plan, moment, record) as network:
         for link in topology.links:
-            with tempfile.TemporaryDirectory(prefix="edgesim-") as meeting, fleet() as nodes:
+            with fleet() as nodes:
+                record.leave(nodes.folders())
+                meeting = record.folder()
                 asked = jobs(topology, link, probe, moment, f"file://{meeting}/rendezvous", network)
-                nodes.start(asked, [Path(meeting) / f"{job.rank}.log" for job in asked])
-                probed = [event for event in nodes.events() if isinstance(event, Probed)]
+                nodes.start(asked, [meeting / f"{job.rank}.log" for job in asked])
+                probed = []
+                for event in nodes.events():
+                    if isinstance(event, Started):
+                        record.add(event.pid)
+                    elif isinstance(event, Probed):
+                        probed.append(event)
             first, second = sorted(probed, key=lambda event: event.rank)
             # What arrives at the second node left the first.
             there, back = proof_of(asked[0], first, second), proof_of(asked[1], second, first)
@@ -130,13 +138,26 @@ def prove(
             yield there, back
 
 
+@contextmanager
+def _recorded(name: str) -> Iterator[Record]:
+    try:
+        with recorded(name) as record:
+            yield record
+    except RecordError as error:
+        raise NetworkError(str(error)) from error
+
+
+def _network(plan: Plan | None, moment: float, record: Record) -> AbstractContextManager[Network | None]:
+    return nullcontext() if plan is None else Network(replace(plan_at(plan, moment), run=record.run), record)
+
+
 def plan_at(plan: Plan, moment: float) -> Plan:
     """With every link as it is at one moment, with contact."""
     wires = (
         replace(wire, forward=at_rest(wire.forward, moment), backward=at_rest(wire.backward, moment))
         for wire in plan.wires
     )
-    return replace(plan, run=f"links-{os.getpid()}", wires=tuple(wires))
+    return replace(plan, wires=tuple(wires))
 
 
 def by_kernel(proof: Proof, applied: Applied) -> Proof:

@@ -16,7 +16,7 @@ from edgesim import host
 from edgesim.comparison import compressor_label
 from edgesim.fleet.base import Fleet, NodeFailure
 from edgesim.interruption import interruptible
-from edgesim.network.namespaces import WARM_UP, Network, NetworkError, run_id, usable_plan
+from edgesim.network.namespaces import Network, NetworkError, run_id, usable_plan, warm_up
 from edgesim.network.plan import Plan, describe
 from edgesim.network.records import Record, RecordError, recorded
 from edgesim.results import Run, RunFolder, RunFolderError, load
@@ -109,8 +109,8 @@ class Experiment:
         probe = None
         if topology.emulation.clock == "wall" and links and not bare:
             emulation = topology.emulation
-            warm_up = WARM_UP if network is not None else 0.0
-            probe = ProbeSettings(warm_up=warm_up, tolerance=emulation.tolerance, binding=not emulation.allow_deviation)
+            lead = warm_up(topology.directed_links()) if network is not None else 0.0
+            probe = ProbeSettings(warm_up=lead, tolerance=emulation.tolerance, binding=not emulation.allow_deviation)
         silence = topology.emulation.timeout + sum(
             patience(link, frame, network is not None) for link in links.values()
         )
@@ -169,6 +169,7 @@ class Experiment:
                 self._network(record) as network,
                 fleet,
             ):
+                record.leave(fleet.folders())
                 meeting = record.folder()
                 jobs = self.jobs(compressor, path.name, f"file://{meeting}/rendezvous", network)
                 if network is not None:

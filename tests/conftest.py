@@ -8,6 +8,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from scenes_made import write_scene
 
+from edgesim.network import records
+
 # Nodes are forked from a server that this process starts; their libraries would start a thread per core.
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
@@ -20,10 +22,11 @@ Write = Callable[..., Path]
 
 @pytest.fixture(scope="session", autouse=True)
 def own_records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What tests kill leaves its record among the tests' own."""
+    """What tests kill leaves its record among the tests' own, and is removed at last."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
         yield
+        assert not [one for one in records.clean() if one.alive]
 
 
 @pytest.fixture(scope="session")

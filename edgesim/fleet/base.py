@@ -28,6 +28,9 @@ class Fleet(Protocol):
     def start(self, jobs: Sequence[Job], logs: Sequence[Path]) -> None:
         """Start one node per job; each writes what it prints to its log."""
 
+    def folders(self) -> Sequence[Path]:
+        """Temporary folders of this process that the nodes take, which are left behind where it is killed."""
+
     def events(self) -> Iterator[Event]:
         """Every node's events as they come, until all have finished. Raises NodeFailure as soon as one fails."""
 

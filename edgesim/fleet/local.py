@@ -10,6 +10,7 @@ import ctypes
 import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -45,6 +46,9 @@ class LocalFleet:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["__main__", "node_agent.worker"])
         self._nodes: list[_LocalNode] = []
+
+    def folders(self) -> Sequence[Path]:
+        return (Path(multiprocessing.util.get_temp_dir()),)
 
     def start(self, jobs: Sequence[Job], logs: Sequence[Path]) -> None:
         multiprocessing.resource_tracker.ensure_running()  # it would unblock interrupts inside

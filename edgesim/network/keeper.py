@@ -38,6 +38,13 @@ from edgesim.network.relay import Relay, RelayFailed, Tunnel
 from edgesim.network.syscalls import CLONE_NEWNET, CLONE_NEWUSER, setns, unshare
 from node_agent.job import Entrance, LinkSettings, LinkState
 
+MOST_BUFFERED = 256 * 2**20
+"""bytes of one connection that an end may hold. Half of it is the window (tcp(7)): 1.7 Gbit/s over a round trip of 600
+ms; with a host's usual 4 MB a long link would carry a fraction of its rate"""
+
+LONGEST_WAIT = 3600.0
+"""s until the next look at what holds; a wait of weeks is more than poll(2) takes"""
+
 SETTINGS = {
     "ipv6/conf/all/disable_ipv6": "1",
     "ipv6/conf/default/disable_ipv6": "1",
@@ -45,9 +52,12 @@ SETTINGS = {
     "ipv4/conf/all/rp_filter": "0",
     "ipv4/conf/default/rp_filter": "0",
     "ipv4/conf/all/send_redirects": "0",
+    "ipv4/conf/default/send_redirects": "0",
     "ipv4/tcp_congestion_control": CONGESTION_CONTROL,
     "ipv4/tcp_retries2": "255",
     "ipv4/tcp_syn_retries": "127",
+    "ipv4/tcp_wmem": f"4096 16384 {MOST_BUFFERED}",
+    "ipv4/tcp_rmem": f"4096 131072 {MOST_BUFFERED}",
 }
 """of every namespace. IPv6 would send on every link by itself; TCP would take a closed window of a quarter of an hour
 for the end of a connection."""
@@ -214,8 +224,8 @@ class Keeper:
         """Set what of one direction holds now."""
         settings, node, device = wire.leaving(end), self._nodes[wire.ends[end]], wire.device(end)
         if shaping.limited(settings) or wire.means == "netem":
-            header, frames = (0, 2 * wire.together(end)) if wire.means == "relay" else (shaping.ETHERNET, 1)
-            _shape(node, device, shaping.token_bucket(settings, state, header, frames))
+            header = 0 if wire.means == "relay" else shaping.ETHERNET
+            _shape(node, device, shaping.token_bucket(settings, state, header, wire.at_once(end)))
         if wire.means == "netem":
             _shape(node, device, shaping.netem(settings, state))
 
@@ -309,11 +319,13 @@ def _reason(error: Exception) -> str:
         return "the limit user.max_user_namespaces or user.max_net_namespaces is reached"
     if number in (errno.EPERM, errno.EACCES):
         return "not allowed to this user"
-    return os.strerror(number) if isinstance(number, int) else str(error)
+    if isinstance(number, int):
+        return os.strerror(number)
+    return str(error) if isinstance(error, RelayFailed) else f"{type(error).__name__}: {error}"
 
 
 def serve(connection: Connection) -> None:
-    """Answer the controller until it is gone."""
+    """Answer the controller until it is gone, or something fails: that is said, also unasked, and is the end."""
     keeper = Keeper()
     verbs: dict[str, Callable[..., object]] = {
         "probe": keeper.probe,
@@ -322,22 +334,25 @@ def serve(connection: Connection) -> None:
         "applied": keeper.applied,
     }
     following: float | None = None
-    while True:
-        wait = None if following is None else max(0.0, following - time.monotonic())
-        if not connection.poll(wait):
-            following = keeper.follow()
-            continue
-        try:
-            verb, *arguments = connection.recv()
-        except EOFError:
-            keeper.close()
-            return
-        try:
-            answer: tuple[bool, object] = (True, verbs[verb](*arguments))
-        except (OSError, NetlinkError, RelayFailed) as error:
-            answer = (False, f"{verb}: {_reason(error)}")
-        connection.send(answer)
-        following = keeper.follow()
+    try:
+        while True:
+            wait = None if following is None else min(LONGEST_WAIT, max(0.0, following - time.monotonic()))
+            if connection.poll(wait):
+                verb, *arguments = connection.recv()
+            else:
+                verb, arguments = "follow", []
+            try:
+                result = verbs[verb](*arguments) if verb != "follow" else None
+                following = keeper.follow()
+            except Exception as error:  # whatever it is, the controller raises it
+                connection.send((False, f"{verb}: {_reason(error)}"))
+                return
+            if verb != "follow":
+                connection.send((True, result))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+    finally:
+        keeper.close()
 
 
 def main() -> None:

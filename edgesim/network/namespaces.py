@@ -8,23 +8,31 @@ import secrets
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
-from edgesim.network import records
-from edgesim.network.plan import ASIDE, DATA, Applied, Built, Kernel, Plan, make_plan
+from edgesim.network import helpers, records, shaping
+from edgesim.network.plan import ASIDE, DATA, Applied, Built, Kernel, Plan, Unavailable, make_plan
 from edgesim.network.records import Record, RecordError
 from edgesim.topology.schema import Topology
-from node_agent.job import Entrance
+from node_agent.job import Entrance, LinkSettings
 
 ENDING = 5.0
 """s in which the keeper ends once nobody listens to it any more"""
 
 WARM_UP = 1.0
-"""s for which a transfer goes on before its rate is measured: TCP begins slowly"""
+"""s, at the link's rate, of what is transferred at least before that rate is measured: TCP begins slowly"""
+
+WARM_UP_ROUNDS = 4
+"""the same in round trips. While TCP doubles its window every round trip, as much passes altogether as the link holds
+in two; filling the queue, and what is sent again once that has overflowed, takes as much again (RFC 5681, section 3)"""
+
+MOST_NAME = 64
+"""bytes of a folder's name that its run's name begins with: that becomes a file's name"""
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """the kernel gives a user namespace only to a process of one thread, and libraries would start more"""
@@ -74,7 +82,10 @@ class Network:
         if self._keeper is not None:
             self._keeper.close()
             self._keeper = None
-        self._open.close()
+        try:
+            self._open.close()
+        except RecordError as error:
+            raise NetworkError(str(error)) from error
 
     @property
     def entrances(self) -> tuple[Entrance, ...]:
@@ -122,10 +133,18 @@ class Network:
         return self._keeper.ask(verb, *arguments)
 
 
+def warm_up(links: Iterable[LinkSettings]) -> float:
+    """What to transfer over any of the links before its rate is measured, in s at its rate: all directions are given,
+    the acknowledgements' too."""
+    delay = max((state.delay + state.jitter for link in links for state in shaping.states(link)), default=0.0)
+    return max(WARM_UP, WARM_UP_ROUNDS * 2 * delay)
+
+
 def run_id(path: Path) -> str:
     """What names a run while it goes on: its folder, whose name alone another run may have too."""
     whole = path.resolve()
-    return f"{whole.name[:64]}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:12]}"
+    name = os.fsencode(whole.name)[:MOST_NAME].decode(errors="ignore")
+    return f"{name}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:12]}"
 
 
 def usable_plan(topology: Topology) -> Plan:
@@ -134,6 +153,17 @@ def usable_plan(topology: Topology) -> Plan:
     Raises Unavailable where it cannot, NetworkError where it cannot be asked.
     """
     return make_plan(topology, topology.name, probe())
+
+
+def check(topology: Topology) -> None:
+    """Whether this kernel could impose the topology's links if the user may have namespaces here.
+
+    Raises Unavailable where it could not, NetworkError where that depends on netem and cannot be tried.
+    """
+    try:
+        make_plan(topology, topology.name, Kernel())
+    except Unavailable:
+        make_plan(topology, topology.name, Kernel(netem=probe().netem))
 
 
 def probe() -> Kernel:
@@ -156,21 +186,27 @@ class _Keeper:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, **ONE_THREAD, records.TOKEN: token},
+                env=helpers.environment(**ONE_THREAD, **{records.TOKEN: token}),
+                cwd=helpers.FOLDER,
                 start_new_session=True,  # an interrupt from the terminal is the controller's to handle
             )
         self._connection = Connection(ours.detach())
+        self._failure: str | None = None
         self.pid = self._process.pid
 
     def ask(self, verb: str, *arguments: object) -> Any:
         """Raises NetworkError."""
+        if self._failure is not None:
+            raise NetworkError(self._failure)
         try:
-            self._connection.send((verb, *arguments))
+            with suppress(BrokenPipeError):  # it may have said why before it ended
+                self._connection.send((verb, *arguments))
             done, answer = self._connection.recv()
         except (EOFError, OSError) as error:
             raise NetworkError(f"the process that holds the network ended: {verb} was not done") from error
         if not done:
-            raise NetworkError(f"network: {answer}")
+            self._failure = f"network: {answer}"
+            raise NetworkError(self._failure)
         return answer
 
     def close(self) -> None:

@@ -17,11 +17,11 @@ from edgesim.network.passage import Counters as RelayCounters
 from edgesim.network.relay import MOST_RATE, NotCarried, Tunnel, carried, packets_at_once
 from edgesim.network.shaping import (
     HIGHEST_RATE,
-    LOWEST_RATE,
     MTU,
     Counters,
     beyond_rate,
     limited,
+    lowest_rate,
     netem_suffices,
     states,
 )
@@ -97,6 +97,10 @@ class Wire:
         if self.means != "relay" or settings.overhead:
             return 1
         return min(packets_at_once(state.rate or 0.0, MTU) for state in states(settings))
+
+    def at_once(self, end: int) -> int:
+        """How many packets the token bucket at end 0 or 1 has to hold: two frames of a relayed link's."""
+        return 2 * self.together(end) if self.means == "relay" else 1
 
     def leaving(self, end: int) -> LinkSettings:
         """The direction whose packets leave at end 0 or 1."""
@@ -207,16 +211,17 @@ def _refusals(wire: Wire, kernel: Kernel) -> Iterator[Refusal]:
             "rate alone here, or links: userspace",
         )
     else:
-        for settings in directions:
-            yield from _out_of_range(settings)
+        for end, settings in enumerate(directions):
+            yield from _out_of_range(settings, wire.at_once(end))
             if wire.means == "relay":
                 yield from _not_carried(settings)
 
 
-def _out_of_range(settings: LinkSettings) -> Iterator[Refusal]:
+def _out_of_range(settings: LinkSettings, at_once: int) -> Iterator[Refusal]:
+    lowest = lowest_rate(settings, at_once)
     for rate in sorted({state.rate for state in states(settings) if state.rate is not None}):
-        if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-            allowed = f"{format_rate(LOWEST_RATE)} to {format_rate(HIGHEST_RATE)} with links: netns"
+        if not lowest <= rate <= HIGHEST_RATE:
+            allowed = f"{format_rate(lowest)} to {format_rate(HIGHEST_RATE)} with links: netns"
             yield Refusal(f"{settings.name} at {format_rate(rate)}", allowed)
 
 

@@ -13,7 +13,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -74,16 +74,24 @@ class Record:
     """of the host; after the next one every process of the run is gone"""
     folders: list[str] = field(default_factory=list)
     """temporary ones"""
+    of_controller: list[str] = field(default_factory=list)
+    """temporary folders that the controller's process removes itself when it ends, unless it is killed"""
 
     def folder(self) -> Path:
         """A temporary folder, which goes with the record. Raises RecordError where there can be none."""
+        made = Path(tempfile.gettempdir()) / f"edgesim-{secrets.token_hex(8)}"
+        self.folders.append(str(made))
+        self.write()  # first: what a kill leaves is known
         try:
-            made = tempfile.mkdtemp(prefix="edgesim-")
+            made.mkdir(mode=0o700)
         except OSError as error:
-            raise RecordError(f"{tempfile.gettempdir()}: no folder can be made: {error.strerror}") from error
-        self.folders.append(made)
+            raise RecordError(f"{made}: cannot be made: {error.strerror}") from error
+        return made
+
+    def leave(self, folders: Iterable[Path]) -> None:
+        """Folders of this process, for whoever cleans up after it. Raises RecordError where it cannot be written."""
+        self.of_controller += [str(path) for path in folders if str(path) not in self.of_controller]
         self.write()
-        return Path(made)
 
     def add(self, pid: int) -> None:
         """Raises RecordError where it cannot be written."""
@@ -122,9 +130,10 @@ class Cleaned:
 
 @contextmanager
 def recorded(run: str) -> Iterator[Record]:
-    """A record of a run of this process, for as long as it lasts; what an earlier run of that name left is ended first.
+    """A record of a run of this process, for as long as it lasts; what an earlier run of that name left is ended first,
+    and what this one has left at last.
 
-    Raises RecordError where it cannot be kept, or where a run of that name is going on.
+    Raises RecordError where it cannot be kept, where a run of that name is going on, or where something does not end.
     """
     clean_run(run)
     record = Record(run, Process.of(os.getpid()), secrets.token_hex(16))
@@ -132,42 +141,56 @@ def recorded(run: str) -> Iterator[Record]:
     try:
         yield record
     finally:
-        record.remove()
+        end(record)
 
 
 def clean() -> Iterator[Cleaned]:
-    """End what runs of this user have left behind. Raises RecordError."""
+    """End what runs of this user have left behind. Raises RecordError, after all that could be ended has been."""
+    failures = []
     for path in sorted(folder().glob("*.json")):
-        record = _read(path)
-        yield Cleaned(record.run, 0, alive=True) if record.alive else clean_after(record)
+        try:
+            if (record := _read(path)) is not None:
+                yield Cleaned(record.run, 0, alive=True) if record.alive else clean_after(record)
+        except RecordError as error:
+            failures.append(str(error))
+    if failures:
+        raise RecordError("\n".join(failures))
 
 
 def clean_run(run: str) -> None:
     """As `clean`, of one run only. Raises RecordError where it is still going on."""
-    path = _path(run)
-    if not path.exists():
+    record = _read(_path(run))
+    if record is None:
         return
-    record = _read(path)
     if record.alive:
         raise RecordError(f"run {run} is going on already, as process {record.controller.pid}")
     clean_after(record)
 
 
 def clean_after(record: Record) -> Cleaned:
-    """End every process of a run whose controller is gone, then forget it. Raises RecordError if one does not end."""
+    """As `end`, of a run whose controller is gone, with that one's own folders."""
+    ended = end(record)
+    for path in record.of_controller:
+        shutil.rmtree(path, ignore_errors=True)
+    return Cleaned(record.run, ended)
+
+
+def end(record: Record) -> int:
+    """End every process of a run, then forget it; returns how many there were. Raises RecordError if one does not end,
+    or must not be ended by this user."""
     ended: set[int] = set()
     deadline = time.monotonic() + PATIENCE
     while left := list(_left(record)):
         for process in left:
             ended.add(process.pid)
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # told of below, when it has not ended
                 process.send_signal(signal.SIGKILL)
         psutil.wait_procs(left, timeout=0.2)
         if time.monotonic() > deadline:
             pids = ", ".join(str(process.pid) for process in left)
             raise RecordError(f"run {record.run}: process {pids} does not end")
     record.remove()
-    return Cleaned(record.run, len(ended))
+    return len(ended)
 
 
 def _left(record: Record) -> Iterator[psutil.Process]:
@@ -178,7 +201,7 @@ def _left(record: Record) -> Iterator[psutil.Process]:
     pids = {process.pid for process in known}
     mark = f"{TOKEN}={record.token}".encode()
     for process in psutil.process_iter():
-        if process.pid not in pids and _carries(process.pid, mark):
+        if process.pid not in (os.getpid(), *pids) and _carries(process.pid, mark):
             yield process
 
 
@@ -194,7 +217,8 @@ def _path(run: str) -> Path:
     return folder() / f"{run}.json"
 
 
-def _read(path: Path) -> Record:
+def _read(path: Path) -> Record | None:
+    """None where it is gone. Raises RecordError."""
     try:
         content = json.loads(path.read_text())
         return Record(
@@ -204,7 +228,10 @@ def _read(path: Path) -> Record:
             processes=[Process(**process) for process in content["processes"]],
             boot=content["boot"],
             folders=content.get("folders", []),
+            of_controller=content.get("of_controller", []),
         )
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path}: not a record of a run ({error}); remove it") from error
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from edgesim.network import helpers
 from edgesim.network.passage import Counters
 from edgesim.topology.problems import Refusal
 from edgesim.topology.quantities import format_fraction, format_rate, format_time
@@ -125,7 +126,8 @@ class Relay:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 pass_fds=descriptors,
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                env=helpers.environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
+                cwd=helpers.FOLDER,
                 text=True,
             )
         finally:

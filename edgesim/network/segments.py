@@ -1,7 +1,7 @@
 """Large TCP packets as a TUN device with offload hands them over: cut only where one of their packets is lost.
 
 The kernel passes up to 64 kB of one connection as one frame: a virtio_net_hdr (Virtual I/O Device version 1.2,
-section 5.1.6.2), then the headers of IP and TCP once, then the payload of several packets of `gso_size` bytes. The
+section 5.1.6.2), then the headers of IPv4 and TCP once, then the payload of several packets of `gso_size` bytes. The
 receiving device takes it as a network card's offload would. Checksums of TCP are partial: the pseudo-header only.
 """
 
@@ -14,20 +14,17 @@ HEADER = struct.Struct("=BBHHHH")
 """flags, GSO type, length of headers, payload of a packet, where the checksum starts, where in it it is put"""
 
 _NEEDS_CHECKSUM = 1
-_IPV4, _IPV6 = 4, 6
 _FIN_PSH = 0x09
 _CWR = 0x80
 
 
 class Frame:
-    """A frame that holds more than one packet."""
+    """A frame that holds more than one packet. Of IPv4: namespaces here have no IPv6."""
 
     def __init__(self, data: bytes) -> None:
         _, self._type, _, self._size, _, _ = HEADER.unpack_from(data)
         self._ip = HEADER.size
-        self._version = data[self._ip] >> 4
-        ip_bytes = 40 if self._version == _IPV6 else 4 * (data[self._ip] & 0x0F)
-        self._tcp = self._ip + ip_bytes
+        self._tcp = self._ip + 4 * (data[self._ip] & 0x0F)
         self._payload = self._tcp + 4 * (data[self._tcp + 12] >> 4)
         self._data = data
         self.packets = max(1, -(-(len(data) - self._payload) // self._size))
@@ -56,15 +53,11 @@ class Frame:
         payload = self._data[self._payload + first * self._size : self._payload + end * self._size]
         headers = bytearray(self._data[self._ip : self._payload])
         tcp = self._tcp - self._ip
-        if self._version == _IPV6:
-            struct.pack_into("!H", headers, 4, len(headers) - tcp + len(payload))
-            addresses = headers[8:40]
-        else:
-            identification = struct.unpack_from("!H", headers, 4)[0]
-            struct.pack_into("!HH", headers, 2, len(headers) + len(payload), (identification + first) & 0xFFFF)
-            struct.pack_into("!H", headers, 10, 0)
-            struct.pack_into("!H", headers, 10, _folded(headers[:tcp]) ^ 0xFFFF)
-            addresses = headers[12:20]
+        identification = struct.unpack_from("!H", headers, 4)[0]
+        struct.pack_into("!HH", headers, 2, len(headers) + len(payload), (identification + first) & 0xFFFF)
+        struct.pack_into("!H", headers, 10, 0)
+        struct.pack_into("!H", headers, 10, _folded(headers[:tcp]) ^ 0xFFFF)
+        addresses = headers[12:20]
         sequence = struct.unpack_from("!I", headers, tcp + 4)[0]
         struct.pack_into("!I", headers, tcp + 4, (sequence + first * self._size) & 0xFFFFFFFF)
         if first > 0:

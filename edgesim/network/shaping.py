@@ -34,12 +34,17 @@ SMALLEST_QUEUE = 32 * MTU
 SHORTEST_QUEUE = 0.1
 """s at the link's rate; with less, TCP loses packets by filling a link without delay faster than it can hear of it"""
 
-LOWEST_RATE = 8.0
 HIGHEST_RATE = 8.0 * (2**32 - 1)
 """bit/s that a token bucket can be set to, in whole bytes a second; its highest stands for no limit"""
 
 TICKS = 1e9 / 64
 """units of the kernel's packet scheduler in a second (include/net/pkt_sched.h: PSCHED_SHIFT 6)"""
+
+LONGEST_BURST = (2**32 - 1) / TICKS
+"""s; a bucket's size is told as the time that it takes to fill, in 32 bits"""
+
+LARGEST_TABLED = 256 * 8
+"""bytes; besides, the time of every eighth size up to this one is told in as many bits (tc-tbf's rate table)"""
 
 ROOT = 0xFFFFFFFF
 BUCKET = 0x10000
@@ -108,6 +113,13 @@ def token_bucket(settings: LinkSettings, state: LinkState, header: int, together
     # Its size travels as a time in whole microseconds, rounded down twice.
     microseconds = math.ceil(1e6 * (largest / rate + LATENESS)) + 2
     return TokenBucket(rate, math.ceil(microseconds * rate / 1e6), queue_bytes(settings), overhead)
+
+
+def lowest_rate(settings: LinkSettings, together: int = 1) -> float:
+    """bit/s that a bucket can be set to which holds `together` packets of the link at once."""
+    largest = max(together * (MTU + settings.overhead), LARGEST_TABLED)
+    # What `token_bucket` adds: a byte and 3 us of rounding up, and LATENESS.
+    return 8.0 * math.ceil((largest + 1) / (LONGEST_BURST - LATENESS - 3e-6))
 
 
 def netem(settings: LinkSettings, state: LinkState) -> Netem:

@@ -5,17 +5,10 @@ Linux, Documentation/networking/tuntap.rst.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import struct
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeVar
-
-T = TypeVar("T")
 
 DEVICE = Path("/dev/net/tun")
 
@@ -26,9 +19,6 @@ _IFF_VNET_HDR = 0x4000
 _TUNSETOFFLOAD = 0x400454D0
 _CHECKSUM_TSO4_TSO6 = 0x01 | 0x02 | 0x04
 _NAME_BYTES = 15
-_CLONE_NEWNET = 0x40000000
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def open_tun(name: str) -> int:
@@ -51,39 +41,3 @@ def open_tun(name: str) -> int:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def open_tun_inside(namespace: str, name: str) -> int:
-    """As `open_tun`, in the network namespace behind the path `namespace`; the caller's own namespace stays."""
-    return inside(namespace, lambda: open_tun(name))
-
-
-def inside(namespace: str, act: Callable[[], T]) -> T:
-    """What `act` returns, or raises, when it is called in the network namespace behind the path `namespace`.
-
-    It runs in a thread of its own: entering a namespace cannot always be undone, and ends with the thread that did it.
-    Raises OSError where the namespace cannot be entered.
-    """
-    result: Future[T] = Future()
-
-    def enter_and_act() -> None:
-        try:
-            descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                _enter(descriptor)
-            finally:
-                os.close(descriptor)
-            result.set_result(act())
-        except BaseException as error:
-            result.set_exception(error)
-
-    thread = threading.Thread(target=enter_and_act)
-    thread.start()
-    thread.join()
-    return result.result()
-
-
-def _enter(descriptor: int) -> None:
-    if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"setns: {os.strerror(number)}")

@@ -346,14 +346,6 @@ def test_what_stands_in_the_users_folder_is_not_executed(everywhere: Everywhere,
     assert everywhere.printed() == [f"a | {folder}"]
 
 
-def test_where_modules_are_does_not_depend_on_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", "there::/absolute")
-    assert module.module_path() == {"PYTHONPATH": f"{tmp_path}/there:{tmp_path}:/absolute"}
-    monkeypatch.delenv("PYTHONPATH")
-    assert module.module_path() == {}
-
-
 def test_a_network_that_cannot_be_entered_is_not_the_commands_fault() -> None:
     arguments = [sys.executable, "-m", "edgesim.network.supervise", "0", "/no/namespace", "", "/", "true"]
     done = subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)

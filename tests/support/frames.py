@@ -9,6 +9,8 @@ from edgesim.network.segments import HEADER
 
 MSS = 1000
 FIN_PSH_ACK, CWR = 0x19, 0x80
+TCPV4 = 1
+"""GSO type of a virtio_net_hdr"""
 
 
 def checksum(data: bytes) -> int:
@@ -20,16 +22,11 @@ def checksum(data: bytes) -> int:
     return total ^ 0xFFFF
 
 
-def frame(payload: bytes, version: int = 4, sequence: int = 2**32 - 1500, identification: int = 0xFFFE) -> bytes:
+def frame(payload: bytes, sequence: int = 2**32 - 1500, identification: int = 0xFFFE) -> bytes:
     """A frame as the kernel hands it over, of a connection with 12 bytes of options."""
     tcp = struct.pack("!HHIIBBHHH", 5001, 80, sequence, 7, 8 << 4, FIN_PSH_ACK | CWR, 500, 0, 0) + bytes(range(12))
-    if version == 4:
-        addresses = ipaddress.ip_address("10.0.0.1").packed + ipaddress.ip_address("10.0.0.2").packed
-        ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(tcp) + len(payload), identification, 0x4000, 64, 6, 0)
-        ip += addresses
-        ip = ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:]
-    else:
-        addresses = ipaddress.ip_address("fd00::1").packed + ipaddress.ip_address("fd00::2").packed
-        ip = struct.pack("!IHBB", 6 << 28, len(tcp) + len(payload), 6, 64) + addresses
-    kind = {4: 1, 6: 4}[version]
-    return HEADER.pack(1, kind, len(ip) + len(tcp), MSS, len(ip), 16) + ip + tcp + payload
+    addresses = ipaddress.ip_address("10.0.0.1").packed + ipaddress.ip_address("10.0.0.2").packed
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(tcp) + len(payload), identification, 0x4000, 64, 6, 0)
+    ip += addresses
+    ip = ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:]
+    return HEADER.pack(1, TCPV4, len(ip) + len(tcp), MSS, len(ip), 16) + ip + tcp + payload

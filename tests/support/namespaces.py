@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgesim.network.relay import Relay, Tunnel, packets_at_once
-from edgesim.network.tun import DEVICE, inside, open_tun_inside
+from edgesim.network.syscalls import CLONE_NEWNET, setns
+from edgesim.network.tun import DEVICE, open_tun
 from node_agent.job import LinkSettings
+
+T = TypeVar("T")
 
 NEAR, FAR = "10.77.0.1", "10.77.0.2"
 
@@ -32,8 +36,27 @@ def missing() -> str | None:
     """Why no relayed link can be made here; None if one can."""
     if not os.access(DEVICE, os.R_OK | os.W_OK):
         return f"{DEVICE} is absent or not for this user"
+    for tool in ("unshare", "nsenter", "tc", "ip"):
+        if shutil.which(tool) is None:
+            return f"{tool} is absent"
     tried = subprocess.run(["unshare", "--net", "tc", "qdisc"], capture_output=True, text=True)
     return None if tried.returncode == 0 else f"no network namespaces: {tried.stderr.strip()}"
+
+
+def inside(namespace: str, act: Callable[[], T]) -> T:
+    """What `act` returns, or raises, in the network namespace behind a path: called in a thread of its own, with which
+    the stay ends."""
+
+    def enter_and_act() -> T:
+        descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            setns(descriptor, CLONE_NEWNET)
+        finally:
+            os.close(descriptor)
+        return act()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(enter_and_act).result()
 
 
 @dataclass
@@ -71,7 +94,7 @@ def relayed_link(mtu: int = 1500, backward: dict[str, Any] | None = None, **forw
     back = LinkSettings(source="far", target="near", **(forward if backward is None else backward))
     with ExitStack() as stack:
         near, far = stack.enter_context(_namespace()), stack.enter_context(_namespace())
-        first, second = (open_tun_inside(namespace, DEVICE_NAME) for namespace in (near, far))
+        first, second = (inside(namespace, lambda: open_tun(DEVICE_NAME)) for namespace in (near, far))
         for namespace, address, settings in ((near, NEAR, there), (far, FAR, back)):
             _inside(namespace, "ip", "link", "set", DEVICE_NAME, "mtu", str(mtu), "txqueuelen", "1000", "up")
             _inside(namespace, "ip", "address", "add", f"{address}/24", "dev", DEVICE_NAME)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -16,8 +18,9 @@ import psutil
 import pytest
 
 from edgesim.exec import Output, run_everywhere
-from edgesim.network import records, shaping
-from edgesim.network.namespaces import Network, NetworkError
+from edgesim.network import helpers, records, shaping
+from edgesim.network.keeper import MOST_BUFFERED
+from edgesim.network.namespaces import Network, NetworkError, probe, run_id, warm_up
 from edgesim.network.plan import Applied, Kernel, Means, Plan, Wire, data_address
 from node_agent.job import Change, LinkSettings, Window
 
@@ -196,11 +199,14 @@ def test_delay_by_netem(kernel: Kernel) -> None:
 
 
 def test_a_closed_window_holds_a_connection_up(relaying: Kernel) -> None:
-    """Nothing gets through for two seconds of the run's clock, which starts with the commands."""
-    began = time.monotonic()
+    """Nothing gets through for two seconds of the run's clock, which starts when the commands have been started."""
     with network(relaying, rate=10e6, schedule=(Window(start=2.0, end=3600.0),)) as made:
+        began = time.monotonic()
         connected(made, "connection.sendall(b'x')", "print(len(connection.recv(1)))")
         assert time.monotonic() - began > 2.0
+        relayed = applied(made)["n0->n1"].relayed
+        assert relayed is not None
+        assert relayed.held > 0
 
 
 def test_nothing_remains(kernel: Kernel) -> None:
@@ -225,6 +231,76 @@ def test_a_keeper_that_is_gone_is_told_of(kernel: Kernel) -> None:
         keeper.kill()
         with pytest.raises(NetworkError, match="the process that holds the network ended"):
             made.applied()
+
+
+def test_a_change_in_some_weeks_is_waited_for(kernel: Kernel) -> None:
+    """40 days are more milliseconds than poll(2) counts."""
+    with network(kernel, rate=10e6, changes=(Change(at=40 * 86400.0, rate=20e6),)) as made:
+        made.begin(time.monotonic())
+        time.sleep(0.1)
+        assert applied(made)["n0->n1"].link.rate == 10e6
+
+
+def test_a_change_that_fails_is_told_of(kernel: Kernel) -> None:
+    """A rate that no plan lets pass: its bucket's size is no number of 32 bits."""
+    with network(kernel, rate=10e6, changes=(Change(at=0.2, rate=8.0),)) as made:
+        made.begin(time.monotonic())
+        (keeper,) = (one for one in psutil.Process().children() if made.plan.run in one.cmdline())
+        keeper.wait(30)
+        for _ in range(2):
+            with pytest.raises(NetworkError, match=r"^network: follow: error: .* format requires"):
+                made.applied()
+
+
+def test_a_keeper_whose_controller_is_gone_ends_without_a_word() -> None:
+    """Also one that is at work for it."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        keeper = subprocess.Popen(
+            [sys.executable, "-m", "edgesim.network.keeper", str(theirs.fileno()), "test"],
+            pass_fds=[theirs.fileno()],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        theirs.close()
+        connection = Connection(ours.detach())
+        connection.send(("probe",))
+        connection.close()
+    assert keeper.communicate(timeout=60)[1] == ""
+    assert keeper.returncode == 0
+
+
+def test_windows_may_be_as_wide_as_long_links_take(kernel: Kernel) -> None:
+    code = "print([int(open(f'/proc/sys/net/ipv4/tcp_{way}mem').read().split()[2]) for way in 'rw'])"
+    with network(kernel) as made:
+        assert everywhere(made, code) == [f"[{MOST_BUFFERED}, {MOST_BUFFERED}]"] * 2
+
+
+def test_a_transfer_warms_up_for_as_long_as_tcp_needs() -> None:
+    """300 ms each way are round trips of 600 ms, of which there are four; of a short one a second."""
+    there, back = (LinkSettings(source="a", target="b", delay=delay) for delay in (0.1, 0.3))
+    assert warm_up((there, back)) == pytest.approx(2.4)
+    assert warm_up((there,)) == 1.0
+    assert warm_up(()) == 1.0
+
+
+def test_a_runs_name_is_a_file_name_however_long_its_folders_is() -> None:
+    name = run_id(Path("/results") / (60 * "\N{ROCKET}"))
+    assert len(name.encode()) < 100
+    assert name.startswith(16 * "\N{ROCKET}" + "-")
+    assert name != run_id(Path("/results") / (61 * "\N{ROCKET}"))
+
+
+def test_modules_in_the_users_folder_are_not_taken(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a folder that PYTHONPATH names relative to the user's are."""
+    (tmp_path / "random.py").write_text("raise SystemExit('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{os.path.relpath(Path(records.__file__).parents[2])}:")
+    assert probe() == kernel
+    assert helpers.environment(A="b")["PYTHONPATH"] == str(Path(records.__file__).parents[2])
+    assert helpers.environment(A="b")["A"] == "b"
 
 
 AS_NOBODY = """

@@ -119,7 +119,9 @@ def test_what_the_relay_cannot_carry_is_refused(link: dict[str, str]) -> None:
 
 def test_rates_outside_the_buckets_range_are_refused() -> None:
     lines = refusals(Kernel(), nodes=2, defaults={"link": {"rate": "100 Gbit/s"}})
-    assert "allowed 8 bit/s to 34.36 Gbit/s with links: netns" in lines[0]
+    assert "allowed 64 bit/s to 34.36 Gbit/s with links: netns" in lines[0]
+    lines = refusals(Kernel(), nodes=2, defaults={"link": {"rate": "80 bit/s", "delay": "1 ms"}})
+    assert "allowed 88 bit/s to 34.36 Gbit/s with links: netns" in lines[0]
 
 
 def test_a_relay_is_given_no_more_than_it_carries() -> None:

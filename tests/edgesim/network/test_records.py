@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -106,6 +107,75 @@ def test_a_damaged_record_is_told_of(content: str) -> None:
     (records.folder() / "odd.json").write_text(content)
     with pytest.raises(RecordError, match=r"odd.json: not a record of a run"):
         list(records.clean())
+
+
+def test_one_bad_record_does_not_keep_the_others() -> None:
+    (records.folder() / "bad.json").write_text("[]")
+    (records.folder() / "also-bad.json").write_text("")
+    (records.folder() / "gone.json").symlink_to("nowhere")
+    Record("killed", GONE, "f00d").write()
+    cleaned = records.clean()
+    assert next(cleaned).run == "killed"
+    with pytest.raises(RecordError) as caught:
+        list(cleaned)
+    assert [line.partition(": ")[0].rpartition("/")[2] for line in str(caught.value).splitlines()] == [
+        "also-bad.json",
+        "bad.json",
+    ]
+    records.clean_run("gone")
+
+
+def test_a_process_that_may_not_be_ended_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(process: psutil.Process, number: int) -> None:
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "send_signal", denied)
+    monkeypatch.setattr(records, "PATIENCE", 0.1)
+    with sleeper() as left:
+        Record("killed", GONE, "f00d").add(left.pid)
+        with pytest.raises(RecordError, match=f"run killed: process {left.pid} does not end"):
+            list(records.clean())
+        assert [path.stem for path in records.folder().glob("*.json")] == ["killed"]
+        monkeypatch.undo()
+
+
+def test_what_a_run_has_not_ended_itself_ends_with_it() -> None:
+    with sleeper() as node:
+        with records.recorded("mine") as record:
+            record.add(node.pid)
+            assert node.poll() is None
+        assert not psutil.pid_exists(node.pid)
+    assert list(records.clean()) == []
+
+
+def test_a_folder_is_recorded_before_it_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    known: list[list[str]] = []
+    make = Path.mkdir
+
+    def making(path: Path, *arguments: Any, **named: Any) -> None:
+        if path.parent == tmp_path / "temporary":
+            known.append(json.loads((records.folder() / "mine.json").read_text())["folders"])
+        make(path, *arguments, **named)
+
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    with records.recorded("mine") as record:
+        monkeypatch.setattr(Path, "mkdir", making)
+        made = record.folder()
+        assert known == [[str(made)]]
+        assert made.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_controllers_own_folders_are_left_to_it_unless_it_was_killed(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    with records.recorded("mine") as record:
+        record.leave([own])
+        record.leave([own])
+    assert own.exists()
+    Record("killed", GONE, "f00d").leave([own])
+    assert [one.run for one in records.clean()] == ["killed"]
+    assert not own.exists()
 
 
 def test_temporary_folders_go_with_the_record() -> None:

@@ -12,11 +12,11 @@ import time
 
 import numpy as np
 import pytest
-from namespaces import DEVICE_NAME, arrivals, delays_of, missing, relayed_link, send
+from namespaces import DEVICE_NAME, arrivals, delays_of, inside, missing, relayed_link, send
 from scipy import stats
 
 from edgesim.network.relay import MOST_RATE, NotCarried, Relay, RelayFailed, Tunnel, carried
-from edgesim.network.tun import inside, open_tun
+from edgesim.network.tun import open_tun
 from node_agent.job import Bursts, Change, LinkSettings, Window
 
 WHY_NOT = missing()
@@ -39,12 +39,15 @@ def test_datagrams_arrive_after_the_delay() -> None:
 def test_each_direction_has_its_own_settings() -> None:
     with relayed_link(rate=50e6, delay=0.02, backward={"rate": 50e6, "delay": 0.0}) as link:
         near, far = link.connection()
-        began = time.monotonic()
-        near.sendall(b"?")
-        far.recv(1)
-        far.sendall(b"!")
-        near.recv(1)
-        assert time.monotonic() - began == pytest.approx(0.02, abs=0.005)
+        took = []
+        for _ in range(15):
+            began = time.monotonic()
+            near.sendall(b"?")
+            far.recv(1)
+            far.sendall(b"!")
+            near.recv(1)
+            took.append(time.monotonic() - began)
+    assert np.median(took) == pytest.approx(0.02, abs=0.005)
 
 
 @real
@@ -100,9 +103,9 @@ def test_a_closed_window_keeps_datagrams_until_it_opens() -> None:
 
 @real
 def test_a_connection_outlives_a_closure_and_a_change() -> None:
-    # 10 Mbit/s, closed from 0.3 s to 2.3 s of the clock, and 50 ms slower after
-    windows = (Window(start=0, end=0.3), Window(start=2.3, end=100))
-    changes = (Change(at=2.3, rate=10e6, delay=0.055),)
+    # 10 Mbit/s, closed from 0.3 s to 1.3 s of the clock, and 50 ms slower after
+    windows = (Window(start=0, end=0.3), Window(start=1.3, end=100))
+    changes = (Change(at=1.3, rate=10e6, delay=0.055),)
     with relayed_link(rate=10e6, delay=0.005, schedule=windows, changes=changes) as link:
         near, far = link.connection()
         payload = os.urandom(500_000)
@@ -115,13 +118,16 @@ def test_a_connection_outlives_a_closure_and_a_change() -> None:
             got += far.recv(1 << 16)
         took = time.monotonic() - origin
         sending.join()
-        began = time.monotonic()
-        far.sendall(b"!")
-        near.recv(1)
-        back = time.monotonic() - began
+        far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        back = []
+        for _ in range(9):
+            began = time.monotonic()
+            far.sendall(b"!")
+            near.recv(1)
+            back.append(time.monotonic() - began)
     assert got == payload
-    assert took > 2.3 + 0.055  # 400 kB take 0.3 s, 0.1 s of which was left before the closure
-    assert back == pytest.approx(0.055, abs=0.01)
+    assert took > 1.3 + 0.055  # 400 kB take 0.3 s, 0.1 s of which was left before the closure
+    assert np.median(back) == pytest.approx(0.055, abs=0.01)
 
 
 @real

@@ -51,7 +51,7 @@ def test_relayed_links_are_proved(relaying: Kernel, tmp_path: Path) -> None:
         "links: [{between: [b, a], rate: 10 Mbit/s, delay: 8 ms, reverse: {rate: 5 Mbit/s}}]\n"
     )
     topology = read(file)
-    probe = ProbeSettings(samples=10, warm_up=0.5, burst_time=0.5, tolerance=0.05, binding=False)
+    probe = ProbeSettings(samples=10, burst_time=0.5, tolerance=0.05, binding=False)
     ((there, back),) = prove(topology, LocalFleet, probe, plan=make_plan(topology, "test", relaying))
     assert [proof.requested.name for proof in (there, back)] == ["b->a", "a->b"]
     for proof, rate in ((there, 10e6), (back, 5e6)):

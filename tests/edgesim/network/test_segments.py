@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from itertools import groupby
 
-import pytest
 from frames import CWR, FIN_PSH_ACK, MSS, checksum, frame
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,15 +17,10 @@ def packets(data: bytes) -> list[tuple[int, int, bytes]]:
     flags, kind, headers, size, start, offset = HEADER.unpack_from(data)
     ip, rest = data[HEADER.size : HEADER.size + start], data[HEADER.size + start :]
     assert (flags, offset) == (1, 16)
-    if ip[0] >> 4 == 4:
-        assert checksum(ip) == 0
-        assert struct.unpack_from("!H", ip, 2)[0] == len(ip) + len(rest)
-        addresses = ip[12:20]
-    else:
-        assert struct.unpack_from("!H", ip, 4)[0] == len(rest)
-        addresses = ip[8:40]
+    assert checksum(ip) == 0
+    assert struct.unpack_from("!H", ip, 2)[0] == len(ip) + len(rest)
     # the partial checksum is the sum over the pseudo-header, not yet complemented
-    pseudo = addresses + struct.pack("!II", len(rest), 6)
+    pseudo = ip[12:20] + struct.pack("!II", len(rest), 6)
     assert struct.unpack_from("!H", rest, 16)[0] == checksum(pseudo) ^ 0xFFFF
     sequence = struct.unpack_from("!I", rest, 4)[0]
     header, payload = rest[:32], rest[32:]
@@ -40,12 +34,11 @@ def packets(data: bytes) -> list[tuple[int, int, bytes]]:
     return [((sequence + first * size) % 2**32, header[13], piece) for first, piece in enumerate(pieces)]
 
 
-@pytest.mark.parametrize("version", [4, 6])
-def test_a_frame_counts_as_its_packets(version: int) -> None:
-    # 2,500 bytes are three packets, each with 32 bytes of TCP and 20 or 40 of IP
-    data = frame(bytes(2500), version)
+def test_a_frame_counts_as_its_packets() -> None:
+    # 2,500 bytes are three packets, each with 32 bytes of TCP and 20 of IP
+    data = frame(bytes(2500))
     assert is_large(data)
-    assert on_wire(data) == (3, 2500 + 3 * (32 + {4: 20, 6: 40}[version]))
+    assert on_wire(data) == (3, 2500 + 3 * (32 + 20))
 
 
 def test_a_frame_of_one_packet_is_as_long_as_it_is() -> None:
@@ -54,10 +47,10 @@ def test_a_frame_of_one_packet_is_as_long_as_it_is() -> None:
     assert on_wire(data) == (1, 84)
 
 
-@given(st.integers(1, 5 * MSS), st.lists(st.booleans(), min_size=5, max_size=5), st.sampled_from([4, 6]))
-def test_what_is_lost_is_missing_and_the_rest_is_as_it_was(length: int, lost: list[bool], version: int) -> None:
+@given(st.integers(1, 5 * MSS), st.lists(st.booleans(), min_size=5, max_size=5))
+def test_what_is_lost_is_missing_and_the_rest_is_as_it_was(length: int, lost: list[bool]) -> None:
     payload = bytes(index * 7 % 251 for index in range(length))
-    whole = Frame(frame(payload, version))
+    whole = Frame(frame(payload))
     sent = [((2**32 - 1500 + first) % 2**32, payload[first : first + MSS]) for first in range(0, len(payload), MSS)]
     kept = [packet for packet, gone in zip(sent, lost, strict=False) if not gone]
     assert whole.packets == len(sent)
