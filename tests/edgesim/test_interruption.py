@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import command, edgesim
+from running import edgesim
 
+from edgesim.cli import main
 from edgesim.interruption import interruptible
 
 
@@ -20,17 +21,28 @@ def test_a_request_to_end_is_an_interrupt_as_long_as_one_can_be_handled(number: 
     assert signal.getsignal(number) == before
 
 
-def test_links_are_no_longer_measured_after_an_interrupt(tmp_path: Path) -> None:
+def test_an_interrupt_of_any_verb_is_told_and_what_was_begun_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "ring.yaml"
     file.write_text("nodes: [a, b, c]\n")
-    arguments = command("links", file, "--samples", "8")
-    running = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert running.stderr is not None
-    assert running.stderr.readline() == "measured a->b and b->a (2 of 6)\n"
-    running.send_signal(signal.SIGTERM)
-    printed, errors = running.communicate(timeout=120)
-    assert (printed, errors) == ("", "edgesim: interrupted\n")
-    assert running.returncode == 130
+    ended = []
+
+    def measuring(*_: object) -> Iterator[tuple[()]]:
+        try:
+            yield ()
+            signal.raise_signal(signal.SIGTERM)
+            yield ()
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr("edgesim.proof.prove", measuring)
+    monkeypatch.setattr("sys.argv", ["edgesim", "links", str(file), "--json"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    assert capsys.readouterr() == ("", "edgesim: interrupted\n")
+    assert ended == [True]
 
 
 def test_one_node_has_no_link_to_measure(tmp_path: Path) -> None:
