@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from itertools import groupby
@@ -14,12 +15,26 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
+from typer.core import TyperGroup
+
+from edgesim.interruption import interruptible
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+
+class _Verbs(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """An interrupt is told here: further out it would end the program without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _fail("interrupted", INTERRUPTED)
+
+
 app = typer.Typer(
     name="edgesim",
+    cls=_Verbs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -37,8 +52,10 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 def main() -> None:
     """Entry point of the `edgesim` command."""
+    _open_standard_streams()
     try:
-        app()
+        with interruptible():
+            app()
     except KeyboardInterrupt:
         typer.echo("edgesim: interrupted", err=True)
         sys.exit(INTERRUPTED)
@@ -51,6 +68,13 @@ def main() -> None:
         sys.stdout = None
         typer.echo(f"edgesim: the output cannot be written: {error.strerror}", err=True)
         sys.exit(FAILED)
+
+
+def _open_standard_streams() -> None:
+    """Those that were closed lead nowhere: their descriptors would otherwise be given to what is opened next."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def _version(asked: bool) -> None:
@@ -282,6 +306,9 @@ def links(
         _fail(str(error), FAILED)
     except QuantityError as error:
         _fail(f"--at: {error}", BAD_INPUT)
+    if not topology.links:
+        typer.echo("[]" if as_json else f"{file}: one node, and no link to measure")
+        return
     tolerance = topology.emulation.tolerance
     warm_up = 0.0 if plan is None else WARM_UP
     probe = ProbeSettings(
@@ -289,11 +316,12 @@ def links(
     )
     proofs: list[proof.Proof] = []
     try:
-        for pair in proof.prove(topology, LocalFleet, probe, moment, plan):
-            proofs += pair
-            if not as_json:
-                names = " and ".join(one.requested.name for one in pair)
-                typer.echo(f"measured {names} ({len(proofs)} of {2 * len(topology.links)})", err=True)
+        with closing(proof.prove(topology, LocalFleet, probe, moment, plan)) as pairs:
+            for pair in pairs:
+                proofs += pair
+                if not as_json:
+                    names = " and ".join(one.requested.name for one in pair)
+                    typer.echo(f"measured {names} ({len(proofs)} of {2 * len(topology.links)})", err=True)
     except (NodeFailure, NetworkError) as error:
         _fail(str(error), FAILED)
     if as_json:
@@ -391,7 +419,7 @@ def execute(
     from edgesim.exec import Output, run_everywhere
     from edgesim.network.namespaces import Network, NetworkError, usable_plan
     from edgesim.network.plan import Unavailable
-    from edgesim.run import interruptible
+    from edgesim.topology.events import pauses
     from edgesim.topology.reader import TopologyError, read
 
     try:
@@ -402,8 +430,9 @@ def execute(
     except NetworkError as error:
         _fail(str(error), FAILED)
     try:
-        with interruptible(), Network(replace(plan, run=f"exec-{os.getpid()}")) as network:
-            code = run_everywhere(network, command, Output(plan.nodes), grace)
+        with Network(replace(plan, run=f"exec-{os.getpid()}")) as network:
+            when = [pauses(topology.events, name) for name in plan.nodes]
+            code = run_everywhere(network, command, Output(plan.nodes), grace, when)
     except NetworkError as error:
         _fail(str(error), FAILED)
     raise typer.Exit(code)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -110,7 +110,7 @@ def prove(
     probe: ProbeSettings,
     moment: float = 0.0,
     plan: Plan | None = None,
-) -> Iterator[tuple[Proof, Proof]]:
+) -> Generator[tuple[Proof, Proof], None, None]:
     """Measure every link of a topology, one after the other, both directions at once; with a plan, as the kernel
     imposes them.
 

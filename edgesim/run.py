@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -19,6 +16,7 @@ from numpy.typing import NDArray
 from edgesim import host
 from edgesim.comparison import compressor_label
 from edgesim.fleet.base import Fleet, NodeFailure
+from edgesim.interruption import interruptible
 from edgesim.network.namespaces import Network, NetworkError, run_id, usable_plan, warm_up
 from edgesim.network.plan import Plan, describe
 from edgesim.network.records import Record, RecordError, recorded
@@ -356,26 +354,6 @@ class Observed:
             "scored": ~prior.used,
             "rgb": self._experiment.rgb,
         }
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """A request to terminate, or a terminal that goes away, ends a run as an interrupt from the keyboard does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    # A hang-up that is ignored already, as under nohup, stays ignored.
-    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _scene_settings(topology: Topology) -> SceneSettings:

@@ -102,6 +102,13 @@ class Network:
         assert self._record is not None
         return self._record.token
 
+    @property
+    def processes(self) -> dict[int, str]:
+        """Pids of the processes that the network lasts only as long as, and what each is, in words."""
+        assert self._keeper is not None
+        relays = {pid: f"the relay of the links (process {pid})" for pid in self.built.relays}
+        return {self._keeper.pid: f"the process that holds the network ({self._keeper.pid})", **relays}
+
     def adopt(self, pid: int) -> None:
         """Record a process as one of this run's, which does not outlive it. Raises NetworkError."""
         assert self._record is not None
