@@ -196,12 +196,14 @@ def end(record: Record) -> int:
 def _left(record: Record) -> Iterator[psutil.Process]:
     if record.boot != _boot():
         return
-    known = [found for process in record.processes if (found := process.find()) is not None]
+    # Never ourselves, nor what started us: whoever cleans up inside a run's node has been given its mark.
+    pids = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
+    known = [found for process in record.processes if (found := process.find()) is not None and found.pid not in pids]
     yield from known
-    pids = {process.pid for process in known}
+    pids |= {process.pid for process in known}
     mark = f"{TOKEN}={record.token}".encode()
     for process in psutil.process_iter():
-        if process.pid not in (os.getpid(), *pids) and _carries(process.pid, mark):
+        if process.pid not in pids and _carries(process.pid, mark):
             yield process
 
 

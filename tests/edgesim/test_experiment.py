@@ -30,12 +30,19 @@ def experiment(file: Path, *overrides: str) -> Experiment:
     return Experiment.prepare(read(file, overrides), "", overrides)
 
 
+NO_PID = 2**22 + 1
+"""that no Linux gives out"""
+
+
 class Played:
     """A fleet of nodes that say what they are told to."""
 
     def __init__(self, events: Callable[[Sequence[Job]], Iterator[Event]]) -> None:
         self._events = events
         self._jobs: Sequence[Job] = ()
+
+    def folders(self) -> Sequence[Path]:
+        return ()
 
     def start(self, jobs: Sequence[Job], logs: Sequence[Path]) -> None:
         self._jobs = jobs
@@ -65,7 +72,7 @@ def played(
 
     def events(jobs: Sequence[Job]) -> Iterator[Event]:
         for job in jobs:
-            yield Started(job.rank, job.node, 1, FACTS, Sent(1, 10, 2), 0.5, 400, job.outgoing)
+            yield Started(job.rank, job.node, NO_PID, FACTS, Sent(1, 10, 2), 0.5, 400, job.outgoing)
         for number, whole in enumerate(maps):
             for job in jobs:
                 if number:

@@ -148,6 +148,17 @@ def test_what_a_run_has_not_ended_itself_ends_with_it() -> None:
     assert list(records.clean()) == []
 
 
+def test_neither_we_nor_what_started_us_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    signalled: list[int] = []
+    monkeypatch.setattr(psutil.Process, "send_signal", lambda process, number: signalled.append(process.pid))
+    monkeypatch.setattr(records, "PATIENCE", 0.1)
+    parents = psutil.Process().parents()
+    own = [Process.of(pid) for pid in (os.getpid(), *(process.pid for process in parents))]
+    Record("killed", GONE, "f00d", own).write()
+    assert [one.processes for one in records.clean()] == [0]
+    assert signalled == []
+
+
 def test_a_folder_is_recorded_before_it_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     known: list[list[str]] = []
     make = Path.mkdir

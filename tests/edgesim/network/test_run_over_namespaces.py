@@ -10,6 +10,7 @@ import pytest
 from edgesim.figures.links import throughput
 from edgesim.figures.topology import topology
 from edgesim.fleet.local import LocalFleet
+from edgesim.network import namespaces
 from edgesim.network.plan import Kernel, make_plan
 from edgesim.proof import prove
 from edgesim.results import Run
@@ -28,8 +29,8 @@ def run(file: Path, folder: Path, *overrides: str) -> Run:
 
 def test_the_kernels_links_train_the_same_parameters(kernel: Kernel, write_topology: Write, tmp_path: Path) -> None:
     file = write_topology(2, links="{rate: 20 Mbit/s}")
-    virtual = run(file, tmp_path / "virtual", "training.steps=6")
-    netns = run(file, tmp_path / "netns", "training.steps=6", "emulation.links=netns", "emulation.clock=wall")
+    virtual = run(file, tmp_path / "virtual", "training.steps=4")
+    netns = run(file, tmp_path / "netns", "training.steps=4", "emulation.links=netns", "emulation.clock=wall")
     found = netns.summary
     assert found["nodes_agree"] is True
     assert found["params_sha256"] == virtual.summary["params_sha256"]
@@ -46,7 +47,8 @@ def test_the_kernels_links_train_the_same_parameters(kernel: Kernel, write_topol
     assert netns.config["network"]["means"] == {"n0--n1": "kernel"}
 
 
-def test_relayed_links_are_proved(relaying: Kernel, tmp_path: Path) -> None:
+def test_relayed_links_are_proved(relaying: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(namespaces, "WARM_UP", 0.3)
     file = tmp_path / "two.yaml"
     file.write_text(
         "nodes: [b, a]\nring: [a, b]\nemulation: {links: netns}\n"
