@@ -50,9 +50,6 @@ class Played:
     def events(self) -> Iterator[Event]:
         return self._events(self._jobs)
 
-    def folders(self) -> Sequence[Path]:
-        return ()
-
     def __enter__(self) -> Played:
         return self
 
