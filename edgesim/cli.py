@@ -288,7 +288,7 @@ def links(
     from edgesim import proof
     from edgesim.fleet.base import NodeFailure
     from edgesim.fleet.local import LocalFleet
-    from edgesim.network.namespaces import WARM_UP, NetworkError, usable_plan
+    from edgesim.network.namespaces import NetworkError, usable_plan
     from edgesim.network.plan import Unavailable
     from edgesim.topology.quantities import QuantityError, parse_time
     from edgesim.topology.reader import TopologyError, read
@@ -310,10 +310,7 @@ def links(
         typer.echo("[]" if as_json else f"{file}: one node, and no link to measure")
         return
     tolerance = topology.emulation.tolerance
-    warm_up = 0.0 if plan is None else WARM_UP
-    probe = ProbeSettings(
-        samples=samples, budget=30.0, warm_up=warm_up, burst_time=1.0, tolerance=tolerance, binding=False
-    )
+    probe = ProbeSettings(samples=samples, budget=30.0, burst_time=1.0, tolerance=tolerance, binding=False)
     proofs: list[proof.Proof] = []
     try:
         with closing(proof.prove(topology, LocalFleet, probe, moment, plan)) as pairs:

@@ -44,7 +44,8 @@ def singles(link: LinkSettings, probe: ProbeSettings) -> tuple[int, float]:
     """How many single messages, and the pause (s) between them: so long that none waits for the one before it, and that
     all come within the time that a probe may take."""
     occupied = 0.0 if link.rate is None else 8 * (SINGLE_BYTES + HEADER_BYTES + link.overhead) / link.rate
-    pause = max(PAUSE, 1.5 * occupied, 6 * link.jitter)
+    # Nor may they be more than TCP's first window, ten packets, in a round trip.
+    pause = max(PAUSE, 1.5 * occupied, 6 * link.jitter, link.delay / 4)
     return max(FEWEST, min(probe.samples, int(probe.budget / pause))), pause
 
 
