@@ -75,6 +75,8 @@ class Measured:
     """of messages back to back; None: none was seen for long enough"""
     burst_s: float
     """the time that these messages took"""
+    message_bytes: int
+    """what each of them carried, its header included"""
     delay_s: float | None
     """median one-way delay of single messages; None: no sample"""
     jitter_s: float | None

@@ -48,6 +48,7 @@ class OutgoingLink:
         """`imposed`: whether messages are held back as the model says; otherwise it only tells what to expect of a link
         that something else imposes."""
         self.model = model
+        self.imposed = imposed
         self.sent = Sent()
         self._channel = channel
         self._pool = pool

@@ -15,7 +15,7 @@ from node_agent.clock import WallClock
 from node_agent.events import Measured, Sent
 from node_agent.job import LinkSettings, ProbeSettings
 from node_agent.judgement import DELAY_FLOOR
-from node_agent.link import IncomingLink, OutgoingLink
+from node_agent.link import TRANSPORT_HEADER, IncomingLink, OutgoingLink
 from node_agent.link_model import LinkError
 from node_agent.transport import HEADER_BYTES, FramePool
 
@@ -28,6 +28,9 @@ MESSAGE_TIME = 0.02
 
 FEWEST = 8
 """messages in a burst, and single messages, however slow the link"""
+
+FEWEST_LONG = 4
+"""messages in a burst of long ones"""
 
 LONGEST_BURST = 128 * 2**20
 """bytes; a link that is faster than the host can carry would only fill its memory"""
@@ -43,17 +46,23 @@ class LinkDeviation(LinkError):
 def singles(link: LinkSettings, probe: ProbeSettings) -> tuple[int, float]:
     """How many single messages, and the pause (s) between them: so long that none waits for the one before it, and that
     all come within the time that a probe may take."""
-    occupied = 0.0 if link.rate is None else 8 * (SINGLE_BYTES + HEADER_BYTES + link.overhead) / link.rate
+    occupied = 0.0 if link.rate is None else 8 * single_bytes(link) / link.rate
     # Nor may they be more than TCP's first window, ten packets, in a round trip.
-    pause = max(PAUSE, 1.5 * occupied, 6 * link.jitter, link.delay / 4)
+    pause = max(PAUSE, 2 * occupied, 6 * link.jitter, link.delay / 4)
     return max(FEWEST, min(probe.samples, int(probe.budget / pause))), pause
 
 
-def burst(link: LinkSettings, seconds: float, room: int) -> tuple[int, int]:
-    """How many messages back to back at least, and their length in bytes."""
+def single_bytes(link: LinkSettings) -> int:
+    """What a single message takes on the link at most."""
+    return SINGLE_BYTES + HEADER_BYTES + TRANSPORT_HEADER + link.overhead
+
+
+def burst(link: LinkSettings, seconds: float, room: int, over_tcp: bool = False) -> tuple[int, int]:
+    """How many messages back to back at least, and their length in bytes: beneath TCP that of the ring's own, as the
+    receives that are kept posted are for so many of those."""
     rate = link.rate if link.rate is not None else 8 * room / MESSAGE_TIME
-    length = max(SINGLE_BYTES, min(room, int(rate * MESSAGE_TIME / 8)))
-    return max(FEWEST, int(min(rate * seconds / 8, LONGEST_BURST) / length)), length
+    length = room if over_tcp else max(SINGLE_BYTES, min(room, int(rate * MESSAGE_TIME / 8)))
+    return max(FEWEST_LONG if over_tcp else FEWEST, int(min(rate * seconds / 8, LONGEST_BURST) / length)), length
 
 
 def measure(
@@ -91,9 +100,10 @@ def measure(
     incoming.meter.measured()
     meet()
     whole = probe.warm_up + probe.burst_time
-    count, _ = burst(previous, whole, pool.room)
+    over_tcp = not outgoing.imposed
+    count, expected = burst(previous, whole, pool.room, over_tcp)
     measured_from = int(count * probe.warm_up / whole)
-    messages, length = burst(following, whole, pool.room)
+    messages, length = burst(following, whole, pool.room, over_tcp)
 
     def send_burst() -> None:
         _send(outgoing, pool, clock, length, messages, 0.0)
@@ -109,6 +119,7 @@ def measure(
     return Measured(
         rate_bit_s=received.rate_bits / received.rate_s if received.rate_s else None,
         burst_s=received.rate_s,
+        message_bytes=HEADER_BYTES + expected,
         delay_s=float(np.median(delays)) if len(delays) else None,
         jitter_s=float(delays.std()) if len(delays) else None,
         samples=len(delays),

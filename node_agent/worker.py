@@ -164,7 +164,7 @@ def probe_links(
         latest, sent = measure(outgoing, incoming, following, asked, pool, settings, handshake.meet, clock, turn)
         if found is None or missed:  # a link that was once as asked is not blamed for another one's repetition
             found = latest
-            tolerated = (settings.tolerance, job.imposed == "node", settings.shared)
+            tolerated = (settings.tolerance, job.imposed == "kernel", settings.shared)
             missed = deviations(asked, found, *tolerated) if judged else []
         if not handshake.meet(float(bool(missed))):  # of all nodes
             break

@@ -50,7 +50,7 @@ def test_every_direction_of_every_link_is_measured(tmp_path: Path) -> None:
 
 def test_a_loss_is_judged_where_there_are_packets_enough_to_tell() -> None:
     asked = LinkSettings(source="a", target="b", rate=1e7, loss=0.01)
-    found = Measured(rate_bit_s=1e7, burst_s=1.0, delay_s=0.0, jitter_s=0.0, samples=9)
+    found = Measured(rate_bit_s=1e7, burst_s=1.0, message_bytes=1500, delay_s=0.0, jitter_s=0.0, samples=9)
 
     def missed(found_loss: float | None, packets: int = 10_000, **link: Any) -> tuple[str, ...]:
         settings = asked.model_copy(update=link)
@@ -68,7 +68,7 @@ def test_a_loss_is_judged_where_there_are_packets_enough_to_tell() -> None:
 
 def test_what_misses_is_drawn_apart_from_what_does_not() -> None:
     asked = LinkSettings(source="a", target="b", rate=1e7, delay=0.05, loss=0.01)
-    found = Measured(rate_bit_s=9e6, burst_s=1.0, delay_s=0.051, jitter_s=0.001, samples=9)
+    found = Measured(rate_bit_s=9e6, burst_s=1.0, message_bytes=1500, delay_s=0.051, jitter_s=0.001, samples=9)
     unlimited = LinkSettings(source="b", target="a", jitter=0.01)
     proofs = [
         Proof(asked, asked, found, 10_000, 0.02, ("rate off", "loss off")),

@@ -19,9 +19,16 @@ def link(**settings: Any) -> LinkSettings:
 
 
 def found(
-    rate: float | None = 1e7, delay: float | None = 0.05, samples: int = 25, jitter: float = 0.0, burst: float = 10.0
+    rate: float | None = 1e7,
+    delay: float | None = 0.05,
+    samples: int = 25,
+    jitter: float = 0.0,
+    burst: float = 10.0,
+    message: int = 1500,
 ) -> Measured:
-    return Measured(rate_bit_s=rate, burst_s=burst, delay_s=delay, jitter_s=jitter, samples=samples)
+    return Measured(
+        rate_bit_s=rate, burst_s=burst, delay_s=delay, jitter_s=jitter, samples=samples, message_bytes=message
+    )
 
 
 def test_a_link_at_rest_is_as_it_is_at_a_moment_and_open() -> None:
@@ -52,6 +59,8 @@ def test_a_link_at_rest_is_as_it_is_at_a_moment_and_open() -> None:
         # 68 bytes of framing with each 1,500
         ({"overhead": 68}, found(rate=1e7 / (1 + 68 / 1500)), []),
         ({"overhead": 680}, found(rate=1e7), ["rate 1e+07 bit/s instead of 6.881e+06 (+45.3 %)"]),
+        # framed messages of 250 bytes have less of the rate
+        ({"overhead": 68}, found(rate=1e7 / (1 + 68 / 250), message=250), []),
         # a tenth is sent again: 5 %, a round trip of 0.1 s in 10 s, and 3 sqrt(0.09 / 8333) are allowed: 7 % in all
         ({"loss": 0.1}, found(rate=9.6e6), []),
         ({"loss": 0.1}, found(rate=9.7e6), ["rate 9.7e+06 bit/s instead of 9e+06 (+7.8 %)"]),
@@ -73,6 +82,16 @@ def test_only_the_delay_of_a_shared_link_is_judged() -> None:
     asked, measured = link(rate=1e6, delay=0.1), found(rate=5e5, delay=0.2)
     assert len(deviations(asked, measured, 0.05)) == 2
     assert deviations(asked, measured, 0.05, shared=True) == ["delay 200 ms instead of 100 ms"]
+
+
+def test_beneath_tcp_a_message_may_come_early_by_what_its_bits_take() -> None:
+    asked = link(rate=1e5, delay=0.05)
+    early = found(rate=1e5, delay=0.02)  # 3 kbit of a packet's quarter are 30 ms
+    assert deviations(asked, early, 0.05, over_tcp=True) == []
+    assert deviations(asked, early, 0.05) == ["delay 20 ms instead of 50 ms"]
+    assert deviations(asked, found(rate=1e5, delay=0.08), 0.05, over_tcp=True) == ["delay 80 ms instead of 50 ms"]
+    shaking = link(rate=1e7, delay=0.05, jitter=0.02)
+    assert deviations(shaking, found(jitter=0.001), 0.05, over_tcp=True) == []
 
 
 def test_most_of_a_skewed_jitter_lies_below_the_mean() -> None:
