@@ -34,21 +34,24 @@ def deviations(
     measured misses it.
 
     Jitter is judged where it is larger than what a busy host adds. Beneath TCP (`over_tcp`) it is not, as a message is
-    there when the last of its packets is; and a single message may pass a token bucket without waiting for its bits.
-    The rate is not judged where the link is `shared`. Loss is counted by who sends.
+    there when the last of its packets is; a single message may pass a token bucket without waiting for its bits, and a
+    burst takes what the bucket holds, of up to three packets, besides. The rate is not judged where the link is
+    `shared`. Loss is counted by who sends.
     """
     asked, allowed = asked_of(link, message_bytes=found.message_bytes), slack(link, found, tolerance)
-    early = 8 * PACKET / 4 / link.rate if over_tcp and link.rate is not None else 0.0
+    bucket = single = 0.0
+    if over_tcp and link.rate is not None:
+        bucket, single = 3 * 8 * PACKET / link.rate / max(found.burst_s, 1e-3), 8 * PACKET / 4 / link.rate
     missed: list[str] = []
     if asked.rate is not None and not shared and found.rate_bit_s is None:
         missed.append("rate not measured: no burst lasted")
     elif asked.rate is not None and not shared and found.rate_bit_s is not None:
         off = found.rate_bit_s / asked.rate - 1
-        if abs(off) > allowed.rate:
+        if abs(off) > allowed.rate + bucket:
             missed.append(f"rate {found.rate_bit_s:.4g} bit/s instead of {asked.rate:.4g} ({100 * off:+.1f} %)")
     if found.delay_s is None or found.jitter_s is None or found.samples < FEWEST_SAMPLES:
         return [*missed, f"delay not measured: only {found.samples} messages came when they should"]
-    if not -allowed.delay - early <= found.delay_s - asked.delay <= allowed.delay:
+    if abs(found.delay_s - asked.delay) > allowed.delay + single:
         missed.append(f"delay {found.delay_s * 1e3:.4g} ms instead of {asked.delay * 1e3:.4g} ms")
     if not over_tcp and link.jitter > JITTER_FLOOR and abs(found.jitter_s - asked.jitter) > allowed.jitter:
         missed.append(f"jitter {found.jitter_s * 1e3:.4g} ms instead of {asked.jitter * 1e3:.4g} ms")

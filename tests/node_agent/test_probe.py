@@ -84,12 +84,18 @@ def test_only_the_delay_of_a_shared_link_is_judged() -> None:
     assert deviations(asked, measured, 0.05, shared=True) == ["delay 200 ms instead of 100 ms"]
 
 
-def test_beneath_tcp_a_message_may_come_early_by_what_its_bits_take() -> None:
+def test_beneath_tcp_a_token_bucket_holds_some_packets_and_jitter_is_not_judged() -> None:
     asked = link(rate=1e5, delay=0.05)
-    early = found(rate=1e5, delay=0.02)  # 3 kbit of a packet's quarter are 30 ms
-    assert deviations(asked, early, 0.05, over_tcp=True) == []
-    assert deviations(asked, early, 0.05) == ["delay 20 ms instead of 50 ms"]
-    assert deviations(asked, found(rate=1e5, delay=0.08), 0.05, over_tcp=True) == ["delay 80 ms instead of 50 ms"]
+    # a quarter of a packet takes 30 ms, three packets 0.36 s: 9 % of a burst of 4 s
+    assert deviations(asked, found(rate=1.13e5, delay=0.02, burst=4.0), 0.05, over_tcp=True) == []
+    assert deviations(asked, found(rate=1.13e5, delay=0.02, burst=4.0), 0.05) == [
+        "rate 1.13e+05 bit/s instead of 1e+05 (+13.0 %)",
+        "delay 20 ms instead of 50 ms",
+    ]
+    assert deviations(asked, found(rate=1.15e5, delay=0.085, burst=4.0), 0.05, over_tcp=True) == [
+        "rate 1.15e+05 bit/s instead of 1e+05 (+15.0 %)",
+        "delay 85 ms instead of 50 ms",
+    ]
     shaking = link(rate=1e7, delay=0.05, jitter=0.02)
     assert deviations(shaking, found(jitter=0.001), 0.05, over_tcp=True) == []
 
