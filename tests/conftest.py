@@ -37,7 +37,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def write_topology(tmp_path: Path, scene: Path) -> Write:
-    """Writes a topology file of a few quick steps over `nodes` nodes; `training` adds lines to its training section."""
+    """Writes a topology file of a few quick steps over `nodes` nodes; `training` adds lines to its training section.
+    No probe has to be made again on a busy machine."""
 
     def write(
         nodes: int = 3, training: str = "", links: str = "{rate: 20 Mbit/s, delay: 2 ms}", more: str = ""
@@ -46,7 +47,7 @@ def write_topology(tmp_path: Path, scene: Path) -> Write:
         path = tmp_path / "small.yaml"
         path.write_text(
             f"name: small\nseed: 3\ndefaults: {{link: {links}}}\nnodes: [{names}]\n"
-            f"emulation: {{clock: virtual, timeout: 20 s, allow_deviation: true}}\n"
+            f"emulation: {{clock: virtual, timeout: 20 s, allow_deviation: true, tolerance: 90 %}}\n"
             f"training:\n  scene: {scene}\n  network: [48, 40, 8]\n  steps: 12\n  batch: 32\n"
             f"  learning_rate: 1e-3\n  evaluate_every: 5\n{training}"
         )

@@ -61,7 +61,7 @@ def test_relayed_links_are_proved(relaying: Kernel, tmp_path: Path, monkeypatch:
     for proof, rate in ((there, 10e6), (back, 5e6)):
         assert (proof.applied.rate, proof.applied.delay, proof.loss) == (rate, 0.008, 0.0)
         assert proof.goodput == pytest.approx(1448 / 1500)
-        assert proof.measured.delay_s == pytest.approx(0.008, abs=0.003)
+        assert proof.measured.delay_s == pytest.approx(0.008, abs=0.01)
         assert proof.measured.rate_bit_s == pytest.approx(rate * 1448 / 1500, rel=0.15)
 
 
