@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from node_agent.clock import Clock
-from node_agent.compression.base import Compressor, Exchanged, Layer, Payload, Rounds, StepContext, check
+from node_agent.compression.base import Layer, Round, StepContext
+from node_agent.compression.compressor import Compressor, check
 from node_agent.events import StepParts
 from node_agent.ring import Ring
 
@@ -132,65 +133,30 @@ class Exchange:
 
     def _average(self, bucket: Bucket, clock: Clock) -> None:
         account = self._account
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in bucket.parameters]
-        rounds = self.rounds(bucket.names, gradients, StepContext(self._ring.size, self._step))
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad.detach().contiguous() for p in bucket.parameters]
+        context = StepContext(self._ring.size, self._step, self._ring.rank, self._compressor.seed)
+        rounds = self._compressor.rounds(bucket.names, gradients, context, into=gradients)
         reply: Any = None
         try:
             while True:
                 began = clock.now()
-                payload = rounds.send(reply)
+                one = rounds.send(reply)
                 encoded = clock.now()
-                reply = self._reduce(payload)
+                reply = self._reduce(one)
                 account.encode += encoded - began
                 account.ring += clock.now() - encoded
-                account.values += payload.values
-        except StopIteration as finished:
-            outcome: Exchanged = finished.value
-            for name, parameter, mean in zip(bucket.names, bucket.parameters, outcome.mean, strict=True):
-                parameter.grad = mean.view_as(parameter)
+                account.values += one.values
+        except StopIteration:
+            for name, parameter, mean in zip(bucket.names, bucket.parameters, gradients, strict=True):
+                parameter.grad = mean
                 check(Layer(name, tuple(parameter.shape)), parameter.grad)  # a sum of finite values may not be finite
             account.decode += clock.now() - began
 
-    def _reduce(self, payload: Payload) -> Tensor | list[Tensor]:
-        if payload.reduction == "private":
-            return self._ring.all_gather(payload.data)
-        self._ring.all_reduce(payload.data)
-        return payload.data
-
-    def rounds(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds:
-        """The compressor's rounds for the layers that it takes, and a dense average of the others.
-
-        The dense values ride in the compressor's first round where that is a sum of the same type, so that they cost
-        no latency of their own.
-        """
-        taken = [i for i, name in enumerate(names) if name in self._compressor.layers]
-        dense = [i for i, name in enumerate(names) if name not in self._compressor.layers]
-        for i in dense:
-            check(Layer(names[i], tuple(gradients[i].shape)), gradients[i])
-        mean: list[Tensor] = list(gradients)
-        own: list[Tensor] = list(gradients)
-        together = torch.cat([gradients[i].reshape(-1) for i in dense]) if dense else torch.empty(0)
-
-        inner = self._compressor.rounds([names[i] for i in taken], [gradients[i] for i in taken], context)
-        reply: Any = None
-        try:
-            payload = inner.send(None) if taken else None
-            if payload is not None and payload.reduction == "aligned" and payload.data.dtype == together.dtype:
-                total = yield Payload.aligned(torch.cat([payload.data, together]), payload.values + together.numel())
-                reply, together = total[: payload.data.numel()], total[payload.data.numel() :]
-                payload = inner.send(reply)
-            elif dense:
-                together = yield Payload.aligned(together)
-            while payload is not None:
-                reply = yield payload
-                payload = inner.send(reply)
-        except StopIteration as finished:
-            for place, i in enumerate(taken):
-                mean[i], own[i] = finished.value.mean[place], finished.value.own[place]
-        sizes = [gradients[i].numel() for i in dense]
-        for i, part in zip(dense, (together / context.world_size).split(sizes), strict=True):
-            mean[i] = part.view_as(gradients[i])
-        return Exchanged(mean, own)
+    def _reduce(self, one: Round) -> Tensor | list[Tensor]:
+        if one.reduction == "private":
+            return self._ring.all_gather(one.data)
+        self._ring.all_reduce(one.data)
+        return one.data
 
 
 def layers_of(model: nn.Module) -> list[Layer]:

@@ -18,7 +18,7 @@ from torch import nn
 from node_agent import events
 from node_agent.clock import Clock, ModelledClock, VirtualClock, WallClock
 from node_agent.compression import create
-from node_agent.compression.base import GradientError
+from node_agent.compression.compressor import GradientError
 from node_agent.events import Emit
 from node_agent.exchange import Account, Exchange, layers_of, make_buckets, parts_of
 from node_agent.job import Job, ProbeSettings
@@ -187,7 +187,7 @@ def _steps(
 ) -> events.Finished:
     model = workload.model
     optimiser = torch.optim.Adam(model.parameters(), lr=workload.learning_rate)
-    compressor = create(job.compressor, layers_of(model))
+    compressor = create(job.compressor, layers_of(model), seed=job.seed)
     exchange = Exchange(model, compressor, ring, job.bucket_bytes, clock)
     sent = ring.outgoing.sent if ring.outgoing else events.Sent()
     if ring.incoming:

@@ -8,18 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from node_agent.compression.settings import (
-    CATALOGUE,
-    CompressorSettings,
-    FP16Settings,
-    GCCSettings,
-    NoneSettings,
-    NSISettings,
-    TopKSettings,
-)
+from node_agent.compression.settings import CATALOGUE, CompressorSettings
 
 if TYPE_CHECKING:
-    from node_agent.compression.base import Compressor, Layer
+    from node_agent.compression.base import Layer
+    from node_agent.compression.compressor import Compressor
 
 __all__ = ["CompressorSettings", "configure", "create"]
 
@@ -41,11 +34,13 @@ def configure(name: str, /, **values: Any) -> CompressorSettings:
         raise ValueError(f"compressor {name}: {where}: found {first['input']!r}; {first['msg']}") from None
 
 
-def create(settings: CompressorSettings | str, layers: Sequence[Layer], **overrides: Any) -> Compressor:
-    """A compressor of these settings (or of this name), error feedback included where they ask for it.
+def create(
+    settings: CompressorSettings | str, layers: Sequence[Layer] | None = None, /, *, seed: int = 0, **overrides: Any
+) -> Compressor:
+    """A compressor of these settings (or of this name), with all that they ask for: error feedback, warm-up, …
 
-    `layers` are all the tensors of the model. The `layers` of what is returned are those that the method takes; the
-    others are to be averaged dense. Raises ValueError as `configure` does.
+    `layers` are all the tensors of the model; None: those of the first gradients that it is given. Raises ValueError as
+    `configure` does.
     """
     if isinstance(settings, str):
         settings = configure(settings, **overrides)
@@ -53,28 +48,9 @@ def create(settings: CompressorSettings | str, layers: Sequence[Layer], **overri
         values = settings.model_dump()
         settings = configure(values.pop("name"), **values | overrides)
 
-    from node_agent.compression.feedback import ErrorFeedback
+    from node_agent.compression.compressor import Compressor
 
-    method = _method(settings)
-    compressor: Compressor = method(settings, [layer for layer in layers if method.takes(layer)])
-    return ErrorFeedback(compressor) if settings.error_feedback else compressor
-
-
-def _method(settings: CompressorSettings) -> Any:
-    """The class, constructed as `Method(settings, layers)`, that these settings are for."""
-    from node_agent.compression.fp16 import FP16
-    from node_agent.compression.gcc import GCC
-    from node_agent.compression.none import Dense
-    from node_agent.compression.nsi import NSI
-    from node_agent.compression.topk import TopK
-
-    return {
-        NoneSettings: Dense,
-        FP16Settings: FP16,
-        TopKSettings: TopK,
-        GCCSettings: GCC,
-        NSISettings: NSI,
-    }[type(settings)]
+    return Compressor(settings, layers, seed)
 
 
 def _allowed(found: str, names: Any) -> str:

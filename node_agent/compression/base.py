@@ -1,27 +1,37 @@
-"""What a compressor is: a sequence of rounds, each a payload and the reduction that it admits.
+"""What a method is: a basis for every layer, agreed among the nodes where that is needed, and a coding of the values.
 
-A method is written as a generator. It yields what this node has to say, and is handed what the ring made of it:
+    g_k  ->  c_k = coordinates of g_k in a basis B_k      (choose a basis; take coordinates)
+         ->  octets                                       (a coding of the coordinates)
+    ghat = (1/N) sum_k B_k c_k
 
-    total = yield Payload.aligned(scores)          # a tensor of the same shape, summed over the nodes
-    messages = yield Payload.private(octets)       # one message of each node, in rank order
+Where all nodes have the same basis, the octets are summed by a ring all-reduce (*aligned*); where each has its own,
+they travel a ring all-gather (*private*), and the sum is taken in rank order. Either way it is computed from what the
+rounds returned and nothing else, so that it is the same on every node, bit for bit.
 
-and returns the averaged gradients together with this node's own share of them, from which error feedback takes its
-residual. The mean is computed from what the rounds returned and nothing else, so that it is the same on every node,
-bit for bit. Without a group the same code runs on one node's gradients: see `alone`.
+A method that needs the others before it can choose is a generator: it yields what this node has to say in a round of
+its own, and is handed what the ring made of it:
+
+    total = yield Round.aligned(scores)            # a tensor of the same shape, summed over the nodes
+    messages = yield Round.private(octets)         # one message of each node, in rank order
+
+Without a group the same code runs on one node's gradients: see `alone`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
-from math import isfinite, prod
-from typing import Any
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from node_agent.compression.basis import All, Basis
 from node_agent.compression.settings import Reduction
+from node_agent.compression.values import Coding, Floats
 
 MINIMUM_ENTRIES = 1024
 """Tensors with fewer entries are sent dense: their index and mask would cost more than they save."""
@@ -29,18 +39,23 @@ MINIMUM_ENTRIES = 1024
 
 @dataclass(frozen=True)
 class Layer:
-    """One parameter tensor as the compressor knows it."""
+    """One parameter tensor as the compressor knows it. `number` is its place among those of the model."""
 
     name: str
     shape: tuple[int, ...]
+    number: int = 0
 
     @property
     def numel(self) -> int:
         return prod(self.shape)
 
 
+def numbered(layers: Iterable[Layer]) -> list[Layer]:
+    return [replace(layer, number=number) for number, layer in enumerate(layers)]
+
+
 @dataclass(frozen=True)
-class Payload:
+class Round:
     """What leaves the node in one round: a contiguous 1-D tensor whose bytes are what is counted. An aligned one may be
     summed in place: once it has been yielded its data is no longer the method's.
 
@@ -52,13 +67,13 @@ class Payload:
     values: int
 
     @classmethod
-    def aligned(cls, data: Tensor, values: int | None = None) -> Payload:
-        return cls(data.contiguous().view(-1), "aligned", data.numel() if values is None else values)
+    def aligned(cls, data: Tensor, values: int = 0) -> Round:
+        return cls(data.contiguous().view(-1), "aligned", values)
 
     @classmethod
-    def private(cls, octets: Tensor, values: int) -> Payload:
+    def private(cls, octets: Tensor, values: int = 0) -> Round:
         if octets.dtype != torch.uint8:
-            raise TypeError(f"a private payload is bytes (torch.uint8), not {octets.dtype}")
+            raise TypeError(f"a private round is of bytes (torch.uint8), not {octets.dtype}")
         return cls(octets.contiguous().view(-1), "private", values)
 
     @property
@@ -66,47 +81,56 @@ class Payload:
         return self.data.numel() * self.data.element_size()
 
 
-@dataclass(frozen=True)
-class Exchanged:
-    """The outcome of an exchange, in layer order: gradients averaged over the nodes, and what this node alone
-    contributed as the others decode it (so that `gradient - own` is what was not said)."""
-
-    mean: list[Tensor]
-    own: list[Tensor]
-
-
-Rounds = Generator[Payload, Any, Exchanged]
-"""Yields payloads; is sent a summed tensor (aligned) or a list of byte tensors in rank order (private)."""
+T = TypeVar("T")
+Rounds = Generator[Round, Any, T]
+"""Yields rounds; is sent a summed tensor (aligned) or a list of byte tensors in rank order (private)."""
 
 
 @dataclass(frozen=True)
 class StepContext:
-    """Where in the training an exchange happens."""
+    """Where in the training, and on which node, an exchange happens."""
 
-    world_size: int
-    step: int
+    world_size: int = 1
+    step: int = 0
+    rank: int = 0
+    seed: int = 0
+    density: float | None = None
+    """this step's, where it is not the settings' own"""
 
-
-class GradientError(ValueError):
-    """A gradient that must not be averaged; names the layer."""
-
-
-def check(layer: Layer, gradient: Tensor) -> None:
-    """Raises GradientError unless the gradient is finite float32, shaped as its layer."""
-    if tuple(gradient.shape) != layer.shape or gradient.dtype != torch.float32:
-        raise GradientError(
-            f"layer {layer.name}: found a gradient of {gradient.dtype} and shape {tuple(gradient.shape)}, "
-            f"expected torch.float32 and {layer.shape}"
-        )
-    # The extremes are NaN where any entry is; they cost a twentieth of isfinite().all().
-    if gradient.numel() and not all(isfinite(extreme) for extreme in torch.aminmax(gradient)):
-        wrong = int((~gradient.isfinite()).sum())
-        raise GradientError(f"layer {layer.name}: {wrong} of {gradient.numel()} gradient entries are NaN or infinite")
+    def generator(self, layer: Layer, shared: bool = False) -> np.random.Generator:
+        """Randomness of this step and layer: of this node's own, or the same on all nodes."""
+        node = 0 if shared else self.rank + 1
+        return np.random.Generator(np.random.SFC64([self.seed, self.step, layer.number, node]))
 
 
-class Compressor(ABC):
-    """One method. `layers` are all the tensors that it will ever see, each under its own name; a single exchange may
-    bring any of them, in any grouping, each exactly once a step."""
+@dataclass(frozen=True)
+class Coded:
+    """What one node says of one layer."""
+
+    layer: Layer
+    basis: Basis
+    coding: Coding
+    octets: Tensor
+    """coordinates in the basis, coded"""
+    reduction: Reduction
+
+    @property
+    def values(self) -> int:
+        return self.basis.size
+
+    def add_to(self, into: Tensor, factor: float = 1.0) -> None:
+        """Add what it stands for, times `factor`, to a contiguous float32 tensor shaped as the layer."""
+        self.basis.add(self.coding.decode(self.octets, self.basis.size), into, factor)
+
+    def decoded(self) -> Tensor:
+        tensor = torch.zeros(self.layer.shape)
+        self.add_to(tensor)
+        return tensor
+
+
+class Method(ABC):
+    """One method, or a wrapper around some. `layers` are all the tensors that it will ever see, each under its own
+    name; a single exchange may bring any of them, in any grouping, each exactly once a step."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = {layer.name: layer for layer in layers}
@@ -116,19 +140,18 @@ class Compressor(ABC):
         """Whether the method compresses this tensor; what it does not take is averaged dense."""
         return len(layer.shape) > 1 and layer.numel >= MINIMUM_ENTRIES
 
-    def rounds(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds:
-        """Exchange these layers' gradients (float32, on the CPU, shaped as their layers; not to be modified).
-
-        Raises GradientError at once, before anything is said, where a gradient is not finite or does not fit."""
-        for name, gradient in zip(names, gradients, strict=True):
-            if name not in self.layers:
-                raise GradientError(f"layer {name}: unknown to {type(self).__name__}")
-            check(self.layers[name], gradient)
-        return self.exchange(names, gradients, context)
+    @abstractmethod
+    def compress(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds[list[Coded]]:
+        """What this node says of these layers' gradients (finite float32, shaped as their layers; not to be modified).
+        Yields the rounds in which the nodes agree, if any."""
 
     @abstractmethod
-    def exchange(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds:
-        """The method itself, on gradients that `rounds` has checked."""
+    def bound(self, layer: Layer, context: StepContext) -> int:
+        """Bytes that basis and coordinates of the layer never exceed in a payload."""
+
+    def average(self, layer: Layer, total: Tensor, world_size: int) -> None:
+        """Make of the layer's sum over the nodes what every node goes on with, in place."""
+        total.div_(world_size)
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -138,14 +161,68 @@ class Compressor(ABC):
             raise ValueError(f"{type(self).__name__} keeps no state, found {sorted(state)}")
 
 
-def alone(rounds: Rounds) -> tuple[Exchanged, list[Payload]]:
-    """Run an exchange with no other node: every sum is one's own payload. Also returns the payloads, in order."""
-    sent: list[Payload] = []
+class Wrapper(Method):
+    """A method that is another one with something around it."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__(list(method.layers.values()))
+        self.method = method
+
+    def bound(self, layer: Layer, context: StepContext) -> int:
+        return self.method.bound(layer, context)
+
+    def average(self, layer: Layer, total: Tensor, world_size: int) -> None:
+        self.method.average(layer, total, world_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.method.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.method.load_state_dict(state)
+
+
+class Coder(Method):
+    """A method whose nodes need not agree: it says which basis it takes for a layer, and how coordinates are coded.
+
+    As it stands it says everything, in float32.
+    """
+
+    reduction: Reduction = "private"
+
+    def basis(self, layer: Layer, gradient: Tensor, context: StepContext) -> Basis:
+        return All(layer.shape)
+
+    def coding(self, layer: Layer, values: Tensor, context: StepContext) -> Coding:
+        return Floats()
+
+    def compress(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds[list[Coded]]:
+        coded = []
+        for name, gradient in zip(names, gradients, strict=True):
+            layer = self.layers[name]
+            coded.append(self.code(layer, gradient, self.basis(layer, gradient, context), context))
+        return coded
+        yield  # a generator that has nothing to agree on
+
+    def bound(self, layer: Layer, context: StepContext) -> int:
+        coding = self.coding(layer, torch.zeros(0), context)
+        return len(coding.write()) + coding.size(layer.numel)
+
+    def code(self, layer: Layer, gradient: Tensor, basis: Basis, context: StepContext) -> Coded:
+        """The gradient's coordinates in this basis."""
+        values = basis.coordinates(gradient).cpu()
+        coding = self.coding(layer, values, context)
+        octets = coding.encode(values, context.generator(layer))
+        return Coded(layer, basis, coding, octets, self.reduction)
+
+
+def alone(rounds: Rounds[T]) -> tuple[T, list[Round]]:
+    """Run to its end with no other node: every sum is one's own. Also returns the rounds, in order."""
+    sent: list[Round] = []
     try:
-        payload = next(rounds)
+        one = next(rounds)
         while True:
-            sent.append(payload)
-            payload = rounds.send(payload.data if payload.reduction == "aligned" else [payload.data])
+            sent.append(one)
+            one = rounds.send(one.data if one.reduction == "aligned" else [one.data])
     except StopIteration as finished:
-        outcome: Exchanged = finished.value
+        outcome: T = finished.value
         return outcome, sent

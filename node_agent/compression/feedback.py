@@ -1,6 +1,6 @@
 """Error feedback: what a compressor leaves unsaid is added to the next step's gradient.
 
-    a = g + e;    exchange a;    e <- a - own(a)
+    a = g + e;    say a;    e <- a - what was said
 
 Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019, algorithm 1 (with the learning rate left to the
 optimiser).
@@ -14,36 +14,51 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from node_agent.compression.base import Compressor, Exchanged, Rounds, StepContext
+from node_agent.compression.base import Coded, Method, Rounds, StepContext, Wrapper
 
 
-class ErrorFeedback(Compressor):
-    """Any compressor, with a residual of one float32 an entry.
+class ErrorFeedback(Wrapper):
+    """Any method, with a residual of one float32 an entry.
 
-    `own` plus residual equals the accumulated gradient: bit for bit where the method sends entries as they are, to
-    one rounding otherwise. The residual changes only when an exchange has come to its end.
+    What is said plus residual equals the accumulated gradient: bit for bit where the method sends entries as they are,
+    to one rounding otherwise. An exchange that breaks off before the node has spoken leaves all in the residual.
     """
 
-    def __init__(self, method: Compressor) -> None:
-        super().__init__(list(method.layers.values()))
-        self.method = method
-        self.residual = {name: torch.zeros(layer.shape) for name, layer in self.layers.items()}
+    def __init__(self, method: Method) -> None:
+        super().__init__(method)
+        self.residual: dict[str, Tensor] = {}
 
-    def exchange(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds:
-        accumulated = [gradient + self.residual[name] for name, gradient in zip(names, gradients, strict=True)]
-        exchanged: Exchanged = yield from self.method.rounds(names, accumulated, context)
-        for name, said, own in zip(names, accumulated, exchanged.own, strict=True):
-            torch.sub(said, own, out=self.residual[name])
-        return exchanged
+    def accumulate(self, name: str, gradient: Tensor, context: StepContext) -> Tensor:
+        """The layer's residual, grown by this step's gradient."""
+        if name not in self.residual:
+            self.residual[name] = torch.zeros_like(gradient, memory_format=torch.contiguous_format)
+        return self.residual[name].add_(gradient)
+
+    def take_out(self, said: Coded) -> None:
+        said.add_to(self.residual[said.layer.name], -1)
+
+    def compress(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds[list[Coded]]:
+        accumulated = [self.accumulate(name, g, context) for name, g in zip(names, gradients, strict=True)]
+        coded = yield from self.method.compress(names, accumulated, context)
+        for one in coded:
+            self.take_out(one)
+        return coded
 
     def state_dict(self) -> dict[str, Any]:
-        residual = {name: tensor.clone() for name, tensor in self.residual.items()}
-        return {"residual": residual, "method": self.method.state_dict()}
+        return {"residual": _copied(self.residual), "method": self.method.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        residual = state["residual"]
-        found, expected = ({k: tuple(v.shape) for k, v in of.items()} for of in (residual, self.residual))
-        if found != expected:
-            raise ValueError(f"residuals: found {found}, expected {expected}")
         self.method.load_state_dict(state["method"])
-        self.residual = {name: tensor.clone() for name, tensor in residual.items()}
+        self.residual = self._restored("residual", state["residual"])
+
+    def _restored(self, what: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A copy of a state's tensors. Raises ValueError where they are not of these layers."""
+        for name, tensor in tensors.items():
+            expected = self.layers[name].shape if name in self.layers else None
+            if tuple(tensor.shape) != expected:
+                raise ValueError(f"{what} of layer {name}: found shape {tuple(tensor.shape)}, expected {expected}")
+        return _copied(tensors)
+
+
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}

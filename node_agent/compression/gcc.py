@@ -11,15 +11,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from node_agent.compression.base import Compressor, Exchanged, Layer, Payload, Rounds, StepContext
+from node_agent.compression import indices
+from node_agent.compression.base import Coded, Coder, Layer, Round, Rounds, StepContext
+from node_agent.compression.basis import SET_HEAD, Rows
 from node_agent.compression.selection import largest
 from node_agent.compression.settings import GCCSettings
+from node_agent.compression.values import Floats
 from node_agent.compression.views import flatten, rows, unflatten
 
 MINIMUM_ROWS = 8
 
 
-class GCC(Compressor):
+class GCC(Coder):
     """For a layer a in R^{m x n} and rho = 1 - density:
 
         c = (1/m) sum_i a_i,   d_i = ||a_i - c||_2
@@ -34,53 +37,40 @@ class GCC(Compressor):
 
     def __init__(self, settings: GCCSettings, layers: Sequence[Layer]) -> None:
         super().__init__(layers)
-        self.density = settings.density
+        self.settings = settings
+        self.reduction = settings.reduction
 
     @classmethod
     def takes(cls, layer: Layer) -> bool:
         return super().takes(layer) and layer.shape[0] >= MINIMUM_ROWS
 
-    def kept_rows(self, m: int) -> int:
-        return max(1, m - round((1 - self.density) * m))
+    def kept_rows(self, layer: Layer, context: StepContext) -> int:
+        density = self.settings.density if context.density is None else context.density
+        m = layer.shape[0]
+        return max(1, m - round((1 - density) * m))
 
-    def exchange(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds:
-        matrices = [rows(gradient) for gradient in gradients]
-        kept = [torch.arange(len(a)) for a in matrices]
-        scored = [i for i, a in enumerate(matrices) if self.kept_rows(len(a)) < len(a)]
+    def compress(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds[list[Coded]]:
+        layers = [self.layers[name] for name in names]
+        counts = [self.kept_rows(layer, context) for layer in layers]
+        kept = [torch.arange(layer.shape[0]) for layer in layers]
+        scored = [i for i, layer in enumerate(layers) if counts[i] < layer.shape[0]]
         if scored:
-            scores = [distance_to_centroid(matrices[i]) for i in scored]
-            total = yield Payload.aligned(flatten(scores), values=0)
+            scores = [distance_to_centroid(rows(gradients[i])) for i in scored]
+            total = yield Round.aligned(flatten(scores))
             for i, score in zip(scored, unflatten(total, scores), strict=True):
-                kept[i] = largest(score, self.kept_rows(len(score)))
+                kept[i] = largest(score, counts[i])
+        bases = [Rows(layer.shape, k.numpy(), self.settings.fill) for layer, k in zip(layers, kept, strict=True)]
+        return [self.code(*one, context) for one in zip(layers, gradients, bases, strict=True)]
 
-        messages = [encode(a, keep) for a, keep in zip(matrices, kept, strict=True)]
-        total = yield Payload.aligned(flatten(messages))
-        means = unflatten(total / context.world_size, messages)
-
-        def decoded(parts: Sequence[Tensor]) -> list[Tensor]:
-            zipped = zip(parts, kept, gradients, strict=True)
-            return [decode(part, keep, len(g)).view(g.shape) for part, keep, g in zipped]
-
-        return Exchanged(mean=decoded(means), own=decoded(messages))
+    def bound(self, layer: Layer, context: StepContext) -> int:
+        m, kept = layer.shape[0], self.kept_rows(layer, context)
+        width = layer.numel // m
+        return (
+            1 + SET_HEAD.size + indices.largest_size(kept, m) + len(Floats().write()) + 4 * (kept + (kept < m)) * width
+        )
 
 
 def distance_to_centroid(a: Tensor) -> Tensor:
     """d_i = ||a_i - c||_2, one for each row."""
     distances: Tensor = torch.linalg.vector_norm(a - a.mean(dim=0), dim=1)
     return distances
-
-
-def encode(a: Tensor, kept: Tensor) -> Tensor:
-    """The kept rows, then the mean of the others if there are any."""
-    if len(kept) == len(a):
-        return a.reshape(-1)
-    weights = torch.full((len(a),), 1 / (len(a) - len(kept))).index_fill_(0, kept, 0)
-    return torch.cat([a[kept].view(-1), weights @ a])
-
-
-def decode(message: Tensor, kept: Tensor, m: int) -> Tensor:
-    """The m rows that the message stands for."""
-    if len(kept) == m:
-        return message.view(m, -1)
-    parts = message.view(len(kept) + 1, -1)
-    return parts[-1].expand(m, -1).clone().index_copy_(0, kept, parts[:-1])

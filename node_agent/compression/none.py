@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import torch
 from torch import Tensor
 
-from node_agent.compression.base import Compressor, Exchanged, Layer, Payload, Rounds, StepContext
-from node_agent.compression.settings import NoneSettings
-from node_agent.compression.views import flatten, unflatten
+from node_agent.compression.base import Coded, Coder, Layer, StepContext
+from node_agent.compression.basis import Basis
+from node_agent.compression.settings import CompressorSettings
+from node_agent.compression.values import Floats
 
 
-class Dense(Compressor):
+class Dense(Coder):
     """ghat = (1/N) sum_k g_k"""
 
-    def __init__(self, settings: NoneSettings, layers: Sequence[Layer]) -> None:
+    reduction = "aligned"
+
+    def __init__(self, settings: CompressorSettings, layers: list[Layer]) -> None:
         super().__init__(layers)
 
     @classmethod
     def takes(cls, layer: Layer) -> bool:
         return True
 
-    def exchange(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds:
-        total = yield Payload.aligned(flatten(gradients))
-        return Exchanged(mean=unflatten(total / context.world_size, gradients), own=list(gradients))
+    def code(self, layer: Layer, gradient: Tensor, basis: Basis, context: StepContext) -> Coded:
+        # Nothing changes the gradient before it is on its way: it need not be copied.
+        octets = basis.coordinates(gradient).cpu().view(-1).view(torch.uint8)
+        return Coded(layer, basis, Floats(), octets, self.reduction)

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from node_agent.compression.base import Layer, StepContext
-from node_agent.compression.density import proportional, warm_up
+from node_agent.compression.base import Coded, Layer, Rounds, StepContext
+from node_agent.compression.basis import Basis, Tiles
+from node_agent.compression.density import proportional
 from node_agent.compression.selection import largest
 from node_agent.compression.settings import NSISettings
-from node_agent.compression.sparse import Sparsifier
+from node_agent.compression.sparse import EMPTY, Sparsifier, tiles_bound
 from node_agent.compression.tiles import Tiling
-from node_agent.compression.views import from_kernel_matrix, kernel_matrix, kernel_matrix_shape
 
 
 class NSI(Sparsifier):
@@ -37,46 +37,48 @@ class NSI(Sparsifier):
     are uniform.
     """
 
-    wire_id = 2
+    settings: NSISettings
 
     def __init__(self, settings: NSISettings, layers: Sequence[Layer]) -> None:
-        self.settings = settings
-        super().__init__(layers)
+        super().__init__(settings, layers)
+        self.tilings = {layer.name: Tiling.of(layer.shape, settings.neighbourhood, "kernels") for layer in layers}
         self.step = -1
         self.importance: dict[str, float] = {}  # S_l after the last step
         self.observed: dict[str, float] = {}  # I_l of this step
 
-    def tiling(self, layer: Layer) -> Tiling:
-        return Tiling(*kernel_matrix_shape(layer.shape), side=self.settings.neighbourhood)
-
-    def matrix(self, gradient: Tensor) -> Tensor:
-        return kernel_matrix(gradient)
-
-    def restore(self, matrix: Tensor, layer: Layer) -> Tensor:
-        return from_kernel_matrix(matrix, layer.shape)
-
-    def choose(self, names: Sequence[str], matrices: Sequence[Tensor], context: StepContext) -> list[Tensor]:
+    def compress(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds[list[Coded]]:
         if context.step != self.step:
             self.advance(context.step)
-        densities = self.densities()
-        chosen = []
-        for name, matrix in zip(names, matrices, strict=True):
-            tiling = self.tilings[name]
-            mean, deviation = tiling.moments(matrix)
-            self.observed[name] = float(mean.double().mean() + deviation.double().mean())
-            chosen.append(reach(mean + deviation, tiling, max(1, round(densities[name] * tiling.entries))))
-        return chosen
+        return super().compress(names, gradients, context)
+
+    def basis(self, layer: Layer, gradient: Tensor, context: StepContext) -> Basis:
+        tiling = self.tilings[layer.name]
+        mean, deviation = tiling.moments(tiling.matrix(gradient))
+        self.observed[layer.name] = float(mean.double().mean() + deviation.double().mean())
+        chosen = reach(mean + deviation, tiling, self.budget(layer, context))
+        return Tiles(tiling, chosen.numpy())
+
+    def budget(self, layer: Layer, context: StepContext) -> int:
+        """K_l of this step."""
+        return max(1, round(self.densities(context)[layer.name] * layer.numel))
+
+    def bound(self, layer: Layer, context: StepContext) -> int:
+        tiling, rate = self.tilings[layer.name], self.density(context)
+        if self.settings.layer_rule != "uniform":
+            rate = min(1.0, 4 * rate)
+        tiles = -(-max(1, round(rate * layer.numel)) // tiling.smallest) + 1
+        return tiles_bound(tiling, tiles, self.coding(layer, EMPTY, context))
 
     def advance(self, step: int) -> None:
-        beta = self.settings.momentum
+        beta = self.settings.smoothing
         for name, observed in self.observed.items():
             self.importance[name] = beta * self.importance.get(name, observed) + (1 - beta) * observed
         self.observed = {}
         self.step = step
 
-    def densities(self) -> dict[str, float]:
+    def densities(self, context: StepContext) -> dict[str, float]:
         """This step's r_l of every layer."""
-        density = warm_up(self.settings.density, self.step, self.settings.warmup_steps)
+        density = self.density(context)
         if self.settings.layer_rule == "uniform" or len(self.importance) < len(self.layers):
             return dict.fromkeys(self.layers, density)
         importance = [self.importance[name] for name in self.layers]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,22 +10,53 @@ Reduction = Literal["aligned", "private"]
 
 
 class CompressorSettings(BaseModel):
-    """Settings common to every compressor. `reduction` tells how its payloads travel: *aligned* ones are summed by
-    a ring all-reduce, *private* ones are collected by a ring all-gather."""
+    """Settings common to every compressor."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    reduction: ClassVar[Reduction]
+    wire_id: ClassVar[int]
+    """the method in a payload's header; never another's"""
+    usual: ClassVar[Reduction]
     summary: ClassVar[str]
     source: ClassVar[str]
 
+    name: str
     error_feedback: bool = Field(
         default=True, description="keep what was not sent and add it to the next step's gradient"
     )
 
+    @property
+    def reduction(self) -> Reduction:
+        """How payloads travel: *aligned* ones are summed by a ring all-reduce, *private* ones collected by a ring
+        all-gather."""
+        return self.usual
+
+
+class _Sparse(CompressorSettings):
+    warmup_steps: int = Field(default=0, ge=0, description="steps over which the density falls to its final value")
+
+
+class _Private(_Sparse):
+    usual = "private"
+    values: Literal["float32", "float16", "bfloat16", "int8", "int4"] = Field(
+        default="float32", description="how each value sent is written"
+    )
+
+
+class _Aligned(_Sparse):
+    usual = "aligned"
+    values: Literal["float32", "float16", "bfloat16"] = Field(
+        default="float32", description="how each value sent is written and summed"
+    )
+
+
+def _density(default: float, of: str = "entries") -> Any:
+    return Field(default=default, gt=0, le=1, description=f"share of a layer's {of} that is sent")
+
 
 class NoneSettings(CompressorSettings):
-    reduction = "aligned"
+    wire_id = 0
+    usual = "aligned"
     summary = "dense float32 gradients, the reference"
     source = "Patarasuk and Yuan, JPDC 69(2), 2009 (ring all-reduce)"
 
@@ -34,7 +65,8 @@ class NoneSettings(CompressorSettings):
 
 
 class FP16Settings(CompressorSettings):
-    reduction = "aligned"
+    wire_id = 1
+    usual = "aligned"
     summary = "gradients rounded to half precision"
     source = "Micikevicius et al., Mixed Precision Training, ICLR 2018"
 
@@ -42,47 +74,228 @@ class FP16Settings(CompressorSettings):
     error_feedback: bool = Field(default=False, description="feed the rounding error back")
 
 
-class TopKSettings(CompressorSettings):
-    reduction = "private"
+class BF16Settings(CompressorSettings):
+    wire_id = 2
+    usual = "aligned"
+    summary = "gradients rounded to bfloat16: the range of float32 with 8 bits of mantissa"
+    source = "Kalamkar et al., A Study of BFLOAT16 for Deep Learning Training, arXiv 1905.12322"
+
+    name: Literal["bf16"] = "bf16"
+    error_feedback: bool = Field(default=False, description="feed the rounding error back")
+
+
+class TopKSettings(_Private):
+    wire_id = 3
     summary = "entries of largest magnitude in each layer"
     source = "Aji and Heafield, EMNLP 2017; Stich et al., NeurIPS 2018"
 
     name: Literal["topk"] = "topk"
-    density: float = Field(default=0.01, gt=0, le=1, description="share of a layer's entries that is sent")
+    density: float = _density(0.01)
+
+
+class RandomKSettings(_Aligned):
+    wire_id = 4
+    summary = "entries drawn at random, the same on all nodes"
+    source = "Stich et al., Sparsified SGD with Memory, NeurIPS 2018; Wangni et al., NeurIPS 2018 (unbiased)"
+
+    name: Literal["randomk"] = "randomk"
+    density: float = _density(0.01)
+    unbiased: bool = Field(default=False, description="multiply by 1 / density; takes error_feedback: false")
+
+
+class ThresholdSettings(_Private):
+    wire_id = 5
+    summary = "entries whose magnitude exceeds a threshold"
+    source = "Dutta et al., On the Discrepancy between Theory and Practice of Gradient Compression, AAAI 2020"
+
+    name: Literal["threshold"] = "threshold"
+    threshold: float = Field(default=0.01, gt=0, description="magnitude above which an entry is sent")
+    warmup_steps: Literal[0] = Field(default=0, description="a threshold has no density")
+
+
+class StromSettings(CompressorSettings):
+    wire_id = 6
+    usual = "private"
+    summary = "the sign of entries whose magnitude exceeds a threshold, each worth the threshold"
+    source = "Strom, Scalable Distributed DNN Training using Commodity GPU Cloud Computing, Interspeech 2015"
+
+    name: Literal["strom"] = "strom"
+    threshold: float = Field(default=0.01, gt=0, description="tau: what a sign stands for")
+
+
+class GaussianKSettings(_Private):
+    wire_id = 7
+    summary = "entries beyond the threshold that a normal distribution has for the density"
+    source = "Shi et al., Understanding Top-k Sparsification in Distributed Deep Learning, arXiv 1911.08772"
+
+    name: Literal["gaussiank"] = "gaussiank"
+    density: float = _density(0.01)
+
+
+class DGCSettings(_Private):
+    wire_id = 8
+    summary = "top-k with momentum correction, factor masking, clipping and warm-up"
+    source = "Lin et al., Deep Gradient Compression, ICLR 2018"
+
+    name: Literal["dgc"] = "dgc"
+    density: float = _density(0.001)
+    warmup_steps: int = Field(default=20, ge=0, description="steps over which the density falls to its final value")
+    momentum_correction: float = Field(default=0.9, ge=0, lt=1, description="m, in place of the optimiser's momentum")
+    nesterov: bool = Field(default=False, description="momentum after Nesterov")
+    clip: float | None = Field(default=None, gt=0, description="limit of a layer's gradient norm, times sqrt(nodes)")
+    error_feedback: Literal[True] = Field(default=True, description="the method is built on it")
+
+
+class AdaCompSettings(CompressorSettings):
+    wire_id = 9
+    usual = "private"
+    summary = "entries that would become their bin's largest with one more gradient like this, as signs"
+    source = "Chen et al., AdaComp: Adaptive Residual Gradient Compression, AAAI 2018"
+
+    name: Literal["adacomp"] = "adacomp"
+    bin_linear: int = Field(default=500, ge=1, le=2**16, description="L_T of matrices: entries of a bin")
+    bin_convolution: int = Field(default=50, ge=1, le=2**16, description="L_T of convolutions")
+    soft: float = Field(default=1.0, ge=0, description="c: how much of the newest gradient is added to decide")
+    error_feedback: Literal[True] = Field(default=True, description="the method is built on it")
+
+
+class SignSGDSettings(CompressorSettings):
+    wire_id = 10
+    usual = "private"
+    summary = "signs, of which the majority decides; with momentum: Signum"
+    source = "Bernstein et al., signSGD, ICML 2018; signSGD with Majority Vote, ICLR 2019"
+
+    name: Literal["signsgd"] = "signsgd"
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="of the average whose sign is sent; 0: the gradient")
+    error_feedback: Literal[False] = Field(default=False, description="a majority leaves no residual of one node")
+
+
+class EFSignSGDSettings(CompressorSettings):
+    wire_id = 11
+    usual = "private"
+    summary = "signs times the mean magnitude of the layer, with error feedback"
+    source = "Karimireddy et al., Error Feedback Fixes SignSGD, ICML 2019"
+
+    name: Literal["efsignsgd"] = "efsignsgd"
+
+
+class OneBitSettings(CompressorSettings):
+    wire_id = 12
+    usual = "private"
+    summary = "one bit an entry: the mean of the layer's negative entries, or that of the others"
+    source = "Seide et al., 1-Bit Stochastic Gradient Descent, Interspeech 2014"
+
+    name: Literal["onebit"] = "onebit"
+
+
+class QSGDSettings(CompressorSettings):
+    wire_id = 13
+    usual = "private"
+    summary = "entries rounded at random to levels of their bucket's norm; unbiased"
+    source = "Alistarh et al., QSGD, NeurIPS 2017"
+
+    name: Literal["qsgd"] = "qsgd"
+    levels: int = Field(default=127, ge=1, le=127, description="s: levels of a magnitude besides zero")
+    bucket: int = Field(default=512, ge=0, le=2**20, description="entries of a bucket; 0: the layer is one")
+    error_feedback: bool = Field(default=False, description="not needed: what is sent is right in the mean")
+
+
+class TernGradSettings(CompressorSettings):
+    wire_id = 14
+    usual = "private"
+    summary = "entries rounded at random to -1, 0 or 1 times the layer's largest; unbiased after clipping"
+    source = "Wen et al., TernGrad, NeurIPS 2017"
+
+    name: Literal["terngrad"] = "terngrad"
+    clip: float | None = Field(default=2.5, gt=0, description="standard deviations at which entries are clipped")
+    error_feedback: bool = Field(default=False, description="not needed: what is sent is right in the mean")
+
+
+class PowerSGDSettings(CompressorSettings):
+    wire_id = 15
+    usual = "aligned"
+    summary = "a low-rank approximation by one power iteration a step, warm-started"
+    source = "Vogels et al., PowerSGD, NeurIPS 2019"
+
+    name: Literal["powersgd"] = "powersgd"
+    rank: int = Field(default=2, ge=1, le=1024, description="of the approximation")
+    warm_start: bool = Field(default=True, description="begin with the factor of the step before")
+
+
+class CLTKSettings(_Aligned):
+    wire_id = 16
+    summary = "the top-k entries of one node, taking turns, are sent by all"
+    source = "Chen et al., ScaleCom, NeurIPS 2020"
+
+    name: Literal["cltk"] = "cltk"
+    density: float = _density(0.01)
+    low_pass: float = Field(default=1.0, gt=0, le=1, description="beta: share of what was not sent that is kept")
+
+
+class ARCTopKSettings(_Aligned):
+    wire_id = 17
+    summary = "rows that are largest in an all-reduced sketch of the gradient"
+    source = "ARC-Top-K, arXiv 2510.26709 (reconstruction from the abstract)"
+
+    name: Literal["arctopk"] = "arctopk"
+    density: float = _density(0.01, "rows")
+    sketch: int = Field(default=4, ge=1, le=64, description="columns of the sketch")
 
 
 class GCCSettings(CompressorSettings):
-    reduction = "aligned"
+    wire_id = 18
+    usual = "aligned"
     summary = "rows nearest the layer's centroid replaced by their mean; mask agreed by all-reduced scores"
     source = "GCC, IEEE TNNLS 36(8), 2025, doi 10.1109/TNNLS.2024.3517535 (reconstruction from the abstract)"
 
     name: Literal["gcc"] = "gcc"
     density: float = Field(default=0.5, gt=0, le=1, description="share of a layer's rows that is sent as it is")
+    selector: Literal["centroid", "fpgm", "geometric_median", "norm", "random"] = Field(
+        default="centroid", description="by which rows are replaceable: distance to a centre, size, or nothing"
+    )
+    fill: Literal["mean_dropped", "centroid", "zero"] = Field(
+        default="mean_dropped", description="what stands for the rows that are not sent"
+    )
+    mask: Literal["scores", "leader", "local"] = Field(
+        default="scores", description="whose rows: by the sum of all nodes' scores, one node's in turn, each its own"
+    )
+
+    @property
+    def reduction(self) -> Reduction:
+        return "private" if self.mask == "local" else "aligned"
 
 
-class NSISettings(CompressorSettings):
-    reduction = "private"
-    summary = "p x p tiles of largest mean + standard deviation of magnitude, densities following the layers"
+class NSISettings(_Private):
+    wire_id = 19
+    summary = "p x p neighbourhoods of largest indicator, densities following the layers"
     source = "RS-DGC, IEEE TGRS 2024, doi 10.1109/TGRS.2024.3394501 (reconstruction from the abstract)"
 
     name: Literal["nsi"] = "nsi"
     density: float = Field(default=0.02, gt=0, le=1, description="share of all compressed entries that is sent")
-    neighbourhood: int = Field(default=3, ge=1, le=64, description="p, the side of a tile")
+    neighbourhood: int = Field(default=3, ge=1, le=63, description="p, the side of a tile or window")
     layer_rule: Literal["uniform", "proportional"] = Field(
         default="proportional", description="same density in every layer, or following its mean NSI"
     )
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="smoothing of a layer's importance from step to step")
+    smoothing: float = Field(default=0.9, ge=0, lt=1, description="of a layer's importance from step to step")
     warmup_steps: int = Field(default=20, ge=0, description="steps over which the density falls to its final value")
 
 
 AnyCompressorSettings = Annotated[
-    Union[NoneSettings, FP16Settings, TopKSettings, GCCSettings, NSISettings],  # noqa: UP007
+    Union[  # noqa: UP007
+        NoneSettings,
+        FP16Settings,
+        BF16Settings,
+        TopKSettings,
+        GCCSettings,
+        NSISettings,
+    ],
     Field(discriminator="name"),
 ]
 
 CATALOGUE: dict[str, type[CompressorSettings]] = {
     "none": NoneSettings,
     "fp16": FP16Settings,
+    "bf16": BF16Settings,
     "topk": TopKSettings,
     "gcc": GCCSettings,
     "nsi": NSISettings,

@@ -1,82 +1,66 @@
-"""Sparsifiers whose nodes choose independently: each sends the values of its own tiles, and all are averaged.
-
-    ghat = (1/N) sum_k scatter(a_k[T_k])        T_k the tiles that node k chose of its a_k
-
-summed in rank order, so that all replicas agree bit for bit.
-"""
+"""What sparsifiers have in common: how dense they are, and how the values that they send are written."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from node_agent.compression import codec
-from node_agent.compression.base import Compressor, Exchanged, Layer, Payload, Rounds, StepContext
-from node_agent.compression.codec import PayloadError, Selection, Space
+from node_agent.compression import indices
+from node_agent.compression.base import Coder, Layer, StepContext
+from node_agent.compression.basis import SET_HEAD, Tiles
+from node_agent.compression.settings import CompressorSettings
 from node_agent.compression.tiles import Tiling
+from node_agent.compression.values import Coding, Floats, Levels, Shares
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+LEVELS = {
+    "int8": Levels(127, bucket=256, norm="max", stochastic=False),
+    "int4": Levels(7, bucket=256, norm="max", stochastic=False),
+}
 
 
-class Sparsifier(Compressor):
-    """A method says how a layer is cut into tiles (`tiling`, and the matrix that they cut) and which ones to send."""
+class Sparsifier(Coder):
+    """A method says which entries, by its `basis`; the settings say how many, and how each is written."""
 
-    wire_id: ClassVar[int]
-
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, settings: CompressorSettings, layers: Sequence[Layer]) -> None:
         super().__init__(layers)
-        self.tilings = {layer.name: self.tiling(layer) for layer in layers}
-        self.spaces = {
-            name: Space(number, tiling.tiles, tiling.entries)
-            for number, (name, tiling) in enumerate(self.tilings.items())
-        }
+        self.settings = settings
 
-    @abstractmethod
-    def tiling(self, layer: Layer) -> Tiling: ...
+    def density(self, context: StepContext) -> float:
+        """Of this step: the settings' own, unless a wrapper has chosen another."""
+        density: float = self.settings.density if context.density is None else context.density  # type: ignore[attr-defined]
+        return density
 
-    @abstractmethod
-    def matrix(self, gradient: Tensor) -> Tensor:
-        """The gradient as the matrix that the tiling cuts."""
+    def coding(self, layer: Layer, values: Tensor, context: StepContext) -> Coding:
+        written: str = self.settings.values  # type: ignore[attr-defined]
+        if written in LEVELS:
+            return LEVELS[written]
+        if self.reduction == "aligned" and written != "float32":
+            return Shares(DTYPES[written], context.world_size)
+        return Floats(DTYPES[written])
 
-    @abstractmethod
-    def restore(self, matrix: Tensor, layer: Layer) -> Tensor:
-        """The inverse of `matrix`."""
+    def most(self, layer: Layer, context: StepContext) -> int:
+        """Entries of the layer that are sent at most."""
+        return max(1, int(self.density(context) * layer.numel))
 
-    @abstractmethod
-    def choose(self, names: Sequence[str], matrices: Sequence[Tensor], context: StepContext) -> list[Tensor]:
-        """The tiles of each matrix to be sent, ascending."""
+    def bound(self, layer: Layer, context: StepContext) -> int:
+        return tiles_bound(Tiling.of(layer.shape), self.most(layer, context), self.coding(layer, EMPTY, context))
 
-    def exchange(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds:
-        spaces = [self.spaces[name] for name in names]
-        tilings = [self.tilings[name] for name in names]
-        matrices = [self.matrix(gradient) for gradient in gradients]
-        chosen = self.choose(names, matrices, context)
 
-        sent, own = [], []
-        for tiling, matrix, tiles in zip(tilings, matrices, chosen, strict=True):
-            members = tiling.members(tiles)
-            values = matrix.reshape(-1)[members]
-            sent.append(Selection(tiles, values))
-            own.append(torch.zeros(tiling.entries).index_copy_(0, members, values))
-        messages = yield Payload.private(
-            codec.encode(self.wire_id, spaces, sent), values=sum(selection.values.numel() for selection in sent)
-        )
+EMPTY = torch.empty(0)
 
-        total = [torch.zeros(tiling.entries) for tiling in tilings]
-        for rank, message in enumerate(messages):
-            try:
-                selections = codec.decode(message, self.wire_id, spaces)
-                for tiling, into, selection in zip(tilings, total, selections, strict=True):
-                    members = tiling.members(selection.units)
-                    if len(members) != len(selection.values):
-                        raise PayloadError(f"payload: {len(selection.values)} values for {len(members)} entries")
-                    into.index_add_(0, members, selection.values)
-            except PayloadError as error:
-                raise PayloadError(f"message of rank {rank}: {error}") from error
-        layers = [self.layers[name] for name in names]
-        return Exchanged(
-            mean=[self.restore(m.div_(context.world_size), layer) for m, layer in zip(total, layers, strict=True)],
-            own=[self.restore(m, layer) for m, layer in zip(own, layers, strict=True)],
-        )
+
+def tiles_bound(tiling: Tiling, count: int, coding: Coding) -> int:
+    """Bytes that at most `count` tiles never exceed: basis, coding and coordinates."""
+    entries = min(count * tiling.largest, tiling.entries)
+    indexed = max(
+        indices.largest_size(fewer, tiling.tiles) for fewer in {min(count, tiling.tiles), min(count, tiling.tiles - 1)}
+    )
+    return len(tiling.write()) + SET_HEAD.size + indexed + len(coding.write()) + coding.size(entries)
+
+
+def entries(layer: Layer, chosen: Tensor) -> Tiles:
+    """The basis of these entries, ascending positions in the flattened layer."""
+    return Tiles(Tiling.of(layer.shape), chosen.cpu().numpy())

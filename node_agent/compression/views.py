@@ -34,6 +34,12 @@ def kernel_matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
     return outputs * height, inputs * width
 
 
+def kernel_of(shape: Sequence[int]) -> tuple[int, int]:
+    """Height and width of the blocks of `kernel_matrix`."""
+    _, _, height, width = _blocks(shape)
+    return height, width
+
+
 def kernel_matrix(tensor: Tensor) -> Tensor:
     """A matrix in which every kernel is a contiguous block: (outputs * height, inputs * width).
 
@@ -44,13 +50,6 @@ def kernel_matrix(tensor: Tensor) -> Tensor:
         return tensor.reshape(outputs, inputs)
     blocks = tensor.reshape(outputs, inputs, height, width).transpose(1, 2)
     return blocks.reshape(outputs * height, inputs * width)
-
-
-def from_kernel_matrix(matrix: Tensor, shape: Sequence[int]) -> Tensor:
-    """The inverse: a contiguous tensor of this shape."""
-    outputs, inputs, height, width = _blocks(shape)
-    blocks = matrix.reshape(outputs, height, inputs, width).transpose(1, 2)
-    return blocks.contiguous().view(tuple(shape))
 
 
 def _blocks(shape: Sequence[int]) -> tuple[int, int, int, int]:
