@@ -118,9 +118,16 @@ class Coded:
     def values(self) -> int:
         return self.basis.size
 
+    def coordinates(self) -> Tensor:
+        """Decoded: 1-D, float32. May share the memory of the octets."""
+        size = self.basis.size
+        if self.coding == Floats() and self.octets.numel() == 4 * size and self.octets.storage_offset() % 4 == 0:
+            return self.octets.view(torch.float32)
+        return self.coding.decode(self.octets, size)
+
     def add_to(self, into: Tensor, factor: float = 1.0) -> None:
         """Add what it stands for, times `factor`, to a contiguous float32 tensor shaped as the layer."""
-        self.basis.add(self.coding.decode(self.octets, self.basis.size), into, factor)
+        self.basis.add(self.coordinates(), into, factor)
 
     def decoded(self) -> Tensor:
         tensor = torch.zeros(self.layer.shape)
@@ -211,7 +218,10 @@ class Coder(Method):
         """The gradient's coordinates in this basis."""
         values = basis.coordinates(gradient).cpu()
         coding = self.coding(layer, values, context)
-        octets = coding.encode(values, context.generator(layer))
+        if coding == Floats() and values.untyped_storage().data_ptr() != gradient.untyped_storage().data_ptr():
+            octets = values.view(torch.uint8)  # they are nobody else's: no need of a copy
+        else:
+            octets = coding.encode(values, context.generator(layer))
         return Coded(layer, basis, coding, octets, self.reduction)
 
 

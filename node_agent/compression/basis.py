@@ -199,8 +199,10 @@ class Rows(Basis):
         kept = torch.from_numpy(self.kept).to(into.device)
         target.index_add_(0, kept, parts[: len(kept)], alpha=factor)
         if self.filled:
-            others = into.new_ones(len(target)).index_fill_(0, kept, 0)
-            target.addr_(others, parts[-1], alpha=factor)
+            others = np.delete(np.arange(len(target)), self.kept)
+            target.index_add_(
+                0, torch.from_numpy(others).to(into.device), parts[-1].expand(len(others), -1), alpha=factor
+            )
 
     def erase(self, into: Tensor) -> None:
         rows(into).index_fill_(0, torch.from_numpy(self.kept).to(into.device), 0)

@@ -48,14 +48,15 @@ def pack(method: int, coded: Sequence[Coded]) -> Tensor:
             + one.coding.write()
         )
         parts.append(one.octets.numpy().data)
-    message = bytearray(HEADER.size + sum(map(len, parts)))
+    octets = torch.empty(HEADER.size + sum(map(len, parts)), dtype=torch.uint8)
+    message = octets.numpy().data  # a bytearray would make another copy of what is assigned to a slice
     at, checksum = HEADER.size, 0
     for part in parts:
         message[at : at + len(part)] = part
         checksum = zlib.crc32(part, checksum)
         at += len(part)
     HEADER.pack_into(message, 0, MAGIC, VERSION, method, len(coded), checksum)
-    return torch.frombuffer(message, dtype=torch.uint8)
+    return octets
 
 
 def section_size(layer: Layer, length: int) -> int:
