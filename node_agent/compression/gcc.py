@@ -1,7 +1,7 @@
 """GCC, gradient compression via centroid (IEEE TNNLS 36(8), 2025, doi 10.1109/TNNLS.2024.3517535).
 
 The full text was not at hand: this is a reconstruction from the abstract and from filter pruning via geometric
-median (He et al., CVPR 2019), with rows of the gradient matrix as units and a mask shared by all nodes.
+median (He et al., CVPR 2019), with rows of the gradient matrix as units.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from torch import Tensor
 
 from node_agent.compression import indices
 from node_agent.compression.base import Coded, Coder, Layer, Round, Rounds, StepContext
-from node_agent.compression.basis import SET_HEAD, Rows
+from node_agent.compression.basis import SET_HEAD, Rows, sample
+from node_agent.compression.octets import PayloadError
+from node_agent.compression.replaceability import replaceability
+from node_agent.compression.scale import LARGEST
 from node_agent.compression.selection import largest
 from node_agent.compression.settings import GCCSettings
 from node_agent.compression.values import Floats
@@ -25,14 +28,18 @@ MINIMUM_ROWS = 8
 class GCC(Coder):
     """For a layer a in R^{m x n} and rho = 1 - density:
 
-        c = (1/m) sum_i a_i,   d_i = ||a_i - c||_2
-        K = the m - round(rho m) rows of largest sum over nodes of d_i; ties to the lower index, at least one row
-        f = mean of the rows outside K
-        every node says a_i, i in K, and f; decoded: a_i -> a_i for i in K, f elsewhere
+        c = (1/m) sum_i a_i,   d_i = ||a_i - c||_2      or another of the selectors, see `replaceability`
+        K = the m - round(rho m) rows of largest d_i; ties to the lower index, at least one row
+        f = mean of the rows outside K                  or c, or none
+        the node says a_i, i in K, and f; decoded: a_i -> a_i for i in K, f elsewhere
 
-    As all nodes keep the same rows, averaging commutes with the fill: the result is this method, with this mask,
-    applied to the averaged gradient. `round` takes halves to the even neighbour. Layers of which no row is dropped
-    have neither scores nor fill and are exactly dense.
+    Whose d_i: with the mask `scores` their sum over the nodes, with `leader` those of node step mod N, with `local`
+    each node's own. In the first two cases all nodes keep the same rows, so averaging commutes with the fill: the
+    result is this method, with this mask, applied to the averaged gradient. The selector `random` draws K, the same on
+    all nodes.
+
+    `round` takes halves to the even neighbour. Layers of which no row is dropped have neither scores nor fill and are
+    exactly dense.
     """
 
     def __init__(self, settings: GCCSettings, layers: Sequence[Layer]) -> None:
@@ -50,27 +57,62 @@ class GCC(Coder):
         return max(1, m - round((1 - density) * m))
 
     def compress(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds[list[Coded]]:
-        layers = [self.layers[name] for name in names]
-        counts = [self.kept_rows(layer, context) for layer in layers]
-        kept = [torch.arange(layer.shape[0]) for layer in layers]
-        scored = [i for i, layer in enumerate(layers) if counts[i] < layer.shape[0]]
-        if scored:
-            scores = [distance_to_centroid(rows(gradients[i])) for i in scored]
-            total = yield Round.aligned(flatten(scores))
-            for i, score in zip(scored, unflatten(total, scores), strict=True):
-                kept[i] = largest(score, counts[i])
-        bases = [Rows(layer.shape, k.numpy(), self.settings.fill) for layer, k in zip(layers, kept, strict=True)]
-        return [self.code(*one, context) for one in zip(layers, gradients, bases, strict=True)]
+        given = {self.layers[name]: gradient for name, gradient in zip(names, gradients, strict=True)}
+        dense = [layer for layer in given if self.kept_rows(layer, context) == layer.shape[0]]
+        bases = {layer: self.rows(layer, torch.arange(layer.shape[0])) for layer in dense}
+        sparse = {layer: gradient for layer, gradient in given.items() if layer not in bases}
+        if sparse:
+            chosen = yield from self.choose(sparse, context)
+            bases |= zip(sparse, chosen, strict=True)
+        return [self.code(layer, gradient, bases[layer], context) for layer, gradient in given.items()]
+
+    def choose(self, given: dict[Layer, Tensor], context: StepContext) -> Rounds[list[Rows]]:
+        """The rows that this node keeps of these layers."""
+        if self.settings.selector == "random":
+            return [self.drawn(layer, context) for layer in given]
+        if self.settings.mask == "leader":
+            return (yield from self.follow(given, context))
+        scores = [replaceability(self.settings.selector, rows(gradient)) for gradient in given.values()]
+        if self.settings.mask == "scores":
+            share = flatten(scores).clamp_(max=LARGEST / 2 / context.world_size)  # so that their sum is finite
+            scores = unflatten((yield Round.aligned(share)), scores)
+        return [self.best(layer, score, context) for layer, score in zip(given, scores, strict=True)]
+
+    def follow(self, given: dict[Layer, Tensor], context: StepContext) -> Rounds[list[Rows]]:
+        """Those that the leader says."""
+        leader, octets = context.step % context.world_size, b""
+        if context.rank == leader:
+            for layer, gradient in given.items():
+                score = replaceability(self.settings.selector, rows(gradient))
+                octets += self.best(layer, score, context).write()
+        messages = yield Round.private(torch.frombuffer(bytearray(octets), dtype=torch.uint8) if octets else NOTHING)
+        told, bases = messages[leader].numpy().data, []
+        for layer in given:
+            basis, length = Rows.read(told, layer.shape)
+            if (len(basis.kept), basis.fill) != (self.kept_rows(layer, context), self.settings.fill):
+                raise PayloadError(
+                    f"mask of rank {leader}: layer {layer.name}: found {len(basis.kept)} rows kept, fill {basis.fill}; "
+                    f"expected {self.kept_rows(layer, context)}, {self.settings.fill}"
+                )
+            bases.append(basis)
+            told = told[length:]
+        return bases
+
+    def drawn(self, layer: Layer, context: StepContext) -> Rows:
+        seed = context.generator(layer, shared=True).bit_generator.random_raw()
+        return self.rows(layer, torch.from_numpy(sample(layer.shape[0], self.kept_rows(layer, context), seed)))
+
+    def best(self, layer: Layer, scores: Tensor, context: StepContext) -> Rows:
+        return self.rows(layer, largest(scores, self.kept_rows(layer, context)))
+
+    def rows(self, layer: Layer, kept: Tensor) -> Rows:
+        return Rows(layer.shape, kept.cpu().numpy(), self.settings.fill)
 
     def bound(self, layer: Layer, context: StepContext) -> int:
         m, kept = layer.shape[0], self.kept_rows(layer, context)
-        width = layer.numel // m
-        return (
-            1 + SET_HEAD.size + indices.largest_size(kept, m) + len(Floats().write()) + 4 * (kept + (kept < m)) * width
-        )
+        said = kept + (kept < m and self.settings.fill != "zero")
+        head = 1 + SET_HEAD.size + indices.largest_size(kept, m) + len(Floats().write())
+        return head + Floats().size(said * (layer.numel // m))
 
 
-def distance_to_centroid(a: Tensor) -> Tensor:
-    """d_i = ||a_i - c||_2, one for each row."""
-    distances: Tensor = torch.linalg.vector_norm(a - a.mean(dim=0), dim=1)
-    return distances
+NOTHING = torch.empty(0, dtype=torch.uint8)
