@@ -63,7 +63,7 @@ matrices = st.builds(
 @pytest.mark.parametrize("selector", SELECTORS)
 @pytest.mark.parametrize("magnitude", [1e-40, 1e-25, 1.0, 1e25, 1e36])
 @given(matrix=matrices)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_selectors_are_their_formulas(selector: str, magnitude: float, matrix: NDArray[np.float32]) -> None:
     a = (matrix * np.float32(magnitude)).astype(np.float32)
     expected = by_loops(selector, a.astype(np.float64) / magnitude)
@@ -86,7 +86,7 @@ def test_fpgm_of_equal_rows_is_zero() -> None:
 
 
 @given(matrices, st.integers(0, 12))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_fpgm_puts_equal_rows_at_distance_zero(matrix: NDArray[np.float32], other: int) -> None:
     a = torch.from_numpy(matrix)
     doubled = torch.cat([a, a[other % len(a)][None]])
