@@ -33,13 +33,13 @@ def build(settings: CompressorSettings, layers: Sequence[Layer]) -> Method:
     """The method for these layers. Those that it does not take are averaged dense."""
     make = METHODS[settings.name]
     taken = [layer for layer in layers if make.takes(layer)]
-    method = _wrapped(make(settings, taken), settings)
+    method = wrapped(make(settings, taken), settings)
     if len(taken) == len(layers):
         return method
     return Partition([Dense(NoneSettings(), [layer for layer in layers if layer not in taken]), method])
 
 
-def _wrapped(method: Method, settings: CompressorSettings) -> Method:
+def wrapped(method: Method, settings: CompressorSettings) -> Method:
     """The method with warm-up and memory, where its settings have them."""
     warmup_steps = getattr(settings, "warmup_steps", 0)
     if warmup_steps:
