@@ -44,7 +44,7 @@ def pack_digits(digits: NDArray[np.uint8], base: int) -> NDArray[np.uint8]:
 
 
 def unpack_digits(octets: NDArray[np.uint8], count: int, base: int) -> NDArray[np.uint8]:
-    """The inverse, for `packed_size(count, base)` bytes. Raises PayloadError for those that `pack_digits` never writes."""
+    """The inverse, for `packed_size(count, base)` bytes. Raises PayloadError for any not so written."""
     if base == 3 and np.any(octets >= 3**5):
         raise PayloadError(f"payload: found {octets.max()} for five digits of base 3, at most 242 expected")
     if base == 256:
