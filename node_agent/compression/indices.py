@@ -182,9 +182,9 @@ def _read_runs(octets: memoryview, count: int, universe: int) -> tuple[NDArray[n
 
 
 def _best_divisor(numbers: Numbers) -> tuple[int, int]:
-    """The divisor that writes these numbers in the fewest bytes, and how many.
+    """A divisor that none next to it betters, and the bytes in which it writes these numbers.
 
-    About ln 2 times the mean if they were drawn independently; from there downhill."""
+    The search starts at ln 2 times the mean, the best one for gaps between units drawn independently."""
     mean = int(numbers.sum()) / len(numbers)
     at = bisect_right(DIVISORS, max(1.0, log(2) * mean)) - 1
     size = _golomb_size(numbers, DIVISORS[at])

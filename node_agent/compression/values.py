@@ -23,7 +23,7 @@ from torch import Tensor
 
 from node_agent.compression.octets import PayloadError, pack_digits, packed_size, table, unpack_digits
 
-CHUNK = 15 * 2**12  # whole bytes of any digits
+CHUNK = 15 * 2**14  # whole bytes of any digits
 
 
 class Coding(ABC):
