@@ -16,7 +16,8 @@ FLOATS = [Floats(torch.float32), Floats(torch.float16), Floats(torch.bfloat16)]
 NEAREST = [
     Levels(127, 256, "max", False),
     Levels(7, 256, "max", False),
-    Levels(7, 5, "max", False),
+    Levels(7, 7, "max", False),  # no divisor of a chunk
+    Levels(41, 256, "max", False),  # 41 * (1 / 41) is not 1 in float32
     Levels(1, 3, "max", False),
     Levels(1, 0, "max", False),
     Levels(100, CHUNK + 1, "max", False),
@@ -56,7 +57,7 @@ VALUES = st.builds(values_of, st.integers(0, 2**32 - 1), st.integers(0, 700), st
 
 
 @pytest.mark.parametrize("coding", CODINGS, ids=name)
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(values=VALUES)
 def test_decoded_values_are_within_a_level(coding: Coding, values: Tensor) -> None:
     octets = encoded(coding, values)
@@ -85,7 +86,7 @@ def test_decoded_values_are_within_a_level(coding: Coding, values: Tensor) -> No
 
 
 @pytest.mark.parametrize("coding", NEAREST + FLOATS, ids=name)
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(values=VALUES)
 def test_decoded_values_are_encoded_to_themselves(coding: Coding, values: Tensor) -> None:
     decoded = coding.decode(encoded(coding, values), len(values))
@@ -161,7 +162,7 @@ def test_bits_of_a_value(coding: Coding, bits: float) -> None:
 
 @pytest.mark.parametrize("coding", STOCHASTIC, ids=name)
 def test_the_mean_of_many_draws_is_the_value(coding: Levels) -> None:
-    draws = 400
+    draws = 200
     values = values_of(2, 40)
     generator = np.random.default_rng(3)
     decoded = torch.stack([coding.decode(coding.encode(values, generator), 40) for _ in range(draws)]).double()
@@ -289,7 +290,7 @@ def test_mutated_bytes_are_refused_or_stand_for_other_values() -> None:
     rng = np.random.default_rng(0)
     originals = [(coding.write(), encoded(coding, values_of(5, 23)).numpy()) for coding in CODINGS]
     refused = 0
-    for _ in range(3000):
+    for _ in range(2000):
         description, octets = originals[rng.integers(len(originals))]
         mutated = np.concatenate([np.frombuffer(description, np.uint8), octets])
         places = rng.integers(0, len(mutated) if rng.random() < 0.7 else len(description), rng.integers(1, 4))
@@ -304,7 +305,7 @@ def test_mutated_bytes_are_refused_or_stand_for_other_values() -> None:
         assert decoded.shape == (count,)
         if not isinstance(coding, Floats):
             assert torch.all(torch.isfinite(decoded))
-    assert 1000 < refused < 3000
+    assert 700 < refused < 2000
 
 
 def test_a_count_that_the_bytes_cannot_hold_is_not_believed() -> None:
