@@ -73,7 +73,7 @@ class Floats(Coding):
     """Each value rounded to the nearest of its type, float32, float16 or bfloat16; float16 and bfloat16 saturate at
     their largest finite value."""
 
-    dtype: torch.dtype
+    dtype: torch.dtype = torch.float32
 
     wire = 0
     DTYPES: ClassVar = (torch.float32, torch.float16, torch.bfloat16)
@@ -113,6 +113,55 @@ class Floats(Coding):
             chunk = scratch[: stop - start]
             chunk.view(torch.uint8).copy_(octets[self.size(start) : self.size(stop)])
             values[start:stop].copy_(chunk)
+
+
+@dataclass(frozen=True)
+class Shares(Floats):
+    """Each value's share in a mean over `nodes`, so that such shares can be summed in their own type.
+
+        x -> y = clamp(x / N, -h, h) rounded to the type,  decoded  N y
+
+    A sum of N halves must not overflow. Halves count up to 2047 * 32 = 65504, and every multiple of 32 up to there is
+    one: with h = 32 * floor(2047 / N) the partial sums of saturated entries are exact and end within range, and, as
+    rounding is monotone, those of any other entries do too. Entries of magnitude below 2**-25 N become zero. Types of
+    the range of float32 are far from it: their bound is half the largest value over N.
+    """
+
+    nodes: int = 1
+
+    wire = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.nodes <= 2047:
+            raise ValueError(f"shares: found {self.nodes} nodes, a sum of halves allows at most 2047")
+
+    @property
+    def largest(self) -> float:
+        return (
+            32.0 * (2047 // self.nodes) if self.dtype == torch.float16 else torch.finfo(self.dtype).max / 2 / self.nodes
+        )
+
+    def write(self) -> bytes:
+        return super().write() + struct.pack("<H", self.nodes)
+
+    @classmethod
+    def read(cls, parameters: memoryview) -> tuple[Coding, int]:
+        number, nodes = _parameters("<BH", parameters)
+        if number >= len(cls.DTYPES) or not 1 <= nodes <= 2047:
+            raise PayloadError(f"payload: found shares of {nodes} nodes in type {number}")
+        return cls(cls.DTYPES[number], nodes), 3
+
+    def _encode(self, values: Tensor, octets: Tensor, generator: np.random.Generator | None) -> None:
+        written = octets.view(self.dtype)
+        scratch = torch.empty(min(CHUNK, len(values)))
+        for start, stop in _chunks(len(values)):
+            share = torch.div(values[start:stop], self.nodes, out=scratch[: stop - start])
+            written[start:stop].copy_(share.clamp_(-self.largest, self.largest))
+
+    def _decode(self, octets: Tensor, values: Tensor) -> None:
+        super()._decode(octets, values)
+        values.mul_(self.nodes)
 
 
 @dataclass(frozen=True)
@@ -330,7 +379,7 @@ def coding_of(octets: memoryview) -> tuple[Coding, int]:
     return coding, 1 + size
 
 
-CODINGS: dict[int, type[Coding]] = {coding.wire: coding for coding in (Floats, Levels, Signs)}
+CODINGS: dict[int, type[Coding]] = {coding.wire: coding for coding in (Floats, Levels, Signs, Shares)}
 
 
 def _chunks(count: int) -> Iterator[tuple[int, int]]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from node_agent.compression.octets import PayloadError
-from node_agent.compression.values import CHUNK, Coding, Floats, Levels, Signs, coding_of
+from node_agent.compression.values import CHUNK, Coding, Floats, Levels, Shares, Signs, coding_of
 
 LARGEST = torch.finfo(torch.float32).max
 
@@ -236,6 +236,7 @@ def test_signs_from_values() -> None:
         (lambda: Levels(1, -1, "max", True), "bucket of -1"),
         (lambda: Levels(1, 2**32, "max", True), "bucket of 4294967296"),
         (lambda: Levels(1, 0, "l1", True), "norm 'l1'"),
+        (lambda: Shares(torch.float16, 2048), "found 2048 nodes"),
         (lambda: Signs(-1e39, 1), "found -1e\\+39"),
         (lambda: Signs(-1, torch.nan), "found nan"),
     ],
@@ -249,7 +250,9 @@ def test_codings_that_do_not_exist_are_refused(make: object, reason: str) -> Non
 @pytest.mark.parametrize(
     ("description", "reason"),
     [
-        ("03 00", "value coding 3"),
+        ("04 00", "value coding 4"),
+        ("03 03 0200", "shares of 2 nodes in type 3"),
+        ("03 01 0000", "shares of 0 nodes"),
         ("00 03", "type 3"),
         ("01 00 01 04000000", "found 0 levels"),
         ("01 80 01 04000000", "found 128 levels"),
