@@ -137,6 +137,7 @@ class Experiment:
                 probe=probe and probe.model_copy(update={"shared": hops[rank - 1].shared}),
                 timeout=silence,
                 compressor=compressor,
+                density=training.density,
                 bucket_bytes=training.bucket,
                 workload=BackgroundSettings(
                     scene=_scene_settings(topology),

@@ -164,6 +164,8 @@ class Step:
     received: Received
     values_sent: int
     """gradient values that the payloads carried"""
+    density: float | None
+    """that the compressor was asked for; None: it has none"""
     fingerprint: int
     """of all parameters after the step; equal on all nodes or the run fails"""
 

@@ -187,7 +187,7 @@ def _steps(
 ) -> events.Finished:
     model = workload.model
     optimiser = torch.optim.Adam(model.parameters(), lr=workload.learning_rate)
-    compressor = create(job.compressor, layers_of(model), seed=job.seed)
+    compressor = create(job.compressor, layers_of(model), seed=job.seed, automatic=job.density)
     exchange = Exchange(model, compressor, ring, job.bucket_bytes, clock)
     sent = ring.outgoing.sent if ring.outgoing else events.Sent()
     if ring.incoming:
@@ -209,6 +209,8 @@ def _steps(
 
         now = clock.now()
         idle = now - done + clock.rested - rested
+        density = compressor.density
+        compressor.observe(done - time_s - exposed, account.encode + account.ring + account.decode)
         with clock.stopped():
             before_step, sent = sent, ring.outgoing.sent if ring.outgoing else sent
             step_sent = sent - before_step
@@ -224,6 +226,7 @@ def _steps(
                     sent=step_sent,
                     received=ring.incoming.meter.measured() if ring.incoming else events.Received(),
                     values_sent=account.values,
+                    density=density,
                     fingerprint=fingerprint(model),
                 )
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from node_agent.compression.automatic import LinkAware
 from node_agent.compression.base import Layer, Method
 from node_agent.compression.bf16 import BF16
 from node_agent.compression.feedback import ErrorFeedback
@@ -14,7 +15,7 @@ from node_agent.compression.momentum import MomentumCorrection
 from node_agent.compression.none import Dense
 from node_agent.compression.nsi import NSI
 from node_agent.compression.partition import Partition
-from node_agent.compression.settings import CompressorSettings, NoneSettings
+from node_agent.compression.settings import AutomaticDensity, CompressorSettings, NoneSettings
 from node_agent.compression.topk import TopK
 from node_agent.compression.warmup import WarmUp
 
@@ -29,17 +30,20 @@ METHODS: dict[str, Any] = {
 """by the name of their settings; each is made of these and of the layers that it takes"""
 
 
-def build(settings: CompressorSettings, layers: Sequence[Layer]) -> Method:
-    """The method for these layers. Those that it does not take are averaged dense."""
+def build(settings: CompressorSettings, layers: Sequence[Layer], automatic: AutomaticDensity | None = None) -> Method:
+    """The method for these layers. Those that it does not take are averaged dense. With `automatic`, its density, if it
+    has one, follows the link."""
+    if automatic is not None and settings.has_density:
+        return LinkAware(build(settings, layers), settings.density, automatic)  # type: ignore[attr-defined]
     make = METHODS[settings.name]
     taken = [layer for layer in layers if make.takes(layer)]
-    method = _wrapped(make(settings, taken), settings)
+    method = wrapped(make(settings, taken), settings)
     if len(taken) == len(layers):
         return method
     return Partition([Dense(NoneSettings(), [layer for layer in layers if layer not in taken]), method])
 
 
-def _wrapped(method: Method, settings: CompressorSettings) -> Method:
+def wrapped(method: Method, settings: CompressorSettings) -> Method:
     """The method with warm-up and memory, where its settings have them."""
     warmup_steps = getattr(settings, "warmup_steps", 0)
     if warmup_steps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Reduction = Literal["aligned", "private"]
 
@@ -31,6 +31,10 @@ class CompressorSettings(BaseModel):
         all-gather."""
         return self.usual
 
+    @property
+    def has_density(self) -> bool:
+        return "density" in type(self).model_fields
+
 
 class _Sparse(CompressorSettings):
     warmup_steps: int = Field(default=0, ge=0, description="steps over which the density falls to its final value")
@@ -52,6 +56,21 @@ class _Aligned(_Sparse):
 
 def _density(default: float, of: str = "entries") -> Any:
     return Field(default=default, gt=0, le=1, description=f"share of a layer's {of} that is sent")
+
+
+class AutomaticDensity(BaseModel):
+    """Between which bounds a density follows the link."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lowest: float = Field(default=0.001, gt=0, le=1, description="least share of entries that is sent")
+    highest: float = Field(default=0.25, gt=0, le=1, description="largest share of entries that is sent")
+
+    @model_validator(mode="after")
+    def _ascending(self) -> AutomaticDensity:
+        if self.lowest > self.highest:
+            raise ValueError(f"found lowest {self.lowest} above highest {self.highest}")
+        return self
 
 
 class NoneSettings(CompressorSettings):

@@ -54,6 +54,7 @@ def step(rank: int, number: int, **changes: Any) -> Step:
         "sent": Sent(2, 1000, 50, 100, 0.2, 0.01, 0.0),
         "received": Received(0.005, 0.006, 2, 8000.0, 0.1),
         "values_sent": 250,
+        "density": 0.02,
         "fingerprint": 2**63 + number,
     }
     return Step(**{**values, **changes})
