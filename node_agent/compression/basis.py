@@ -95,7 +95,7 @@ class Entries(Basis):
         return self.members.numel()
 
     def coordinates(self, layer: Tensor) -> Tensor:
-        return layer.reshape(-1)[self.members.to(layer.device)]
+        return layer.reshape(-1).index_select(0, self.members.to(layer.device))
 
     def add(self, values: Tensor, into: Tensor, factor: float = 1.0) -> None:
         into.view(-1).index_add_(0, self.members.to(into.device), values.to(into.device), alpha=factor)

@@ -291,12 +291,54 @@ class NSISettings(_Private):
 
     name: Literal["nsi"] = "nsi"
     density: float = Field(default=0.02, gt=0, le=1, description="share of all compressed entries that is sent")
-    neighbourhood: int = Field(default=3, ge=1, le=63, description="p, the side of a tile or window")
-    layer_rule: Literal["uniform", "proportional"] = Field(
-        default="proportional", description="same density in every layer, or following its mean NSI"
+    kind: Literal[
+        "tile_mean_std",
+        "tile_absmean_std",
+        "zscore",
+        "mag_x_stat",
+        "contrast",
+        "std",
+        "absmean_plus_std",
+        "mean_plus_std",
+        "snr",
+        "abs",
+    ] = Field(default="tile_mean_std", description="the indicator: of tiles, of windows around each entry, or top-k")
+    neighbourhood: int = Field(default=3, ge=1, le=63, description="p, the side of a tile or window; odd for windows")
+    weights: tuple[float, float] = Field(default=(1.0, 1.0), description="a and b in a * mean + b * deviation")
+    view: Literal["kernels", "rows"] = Field(
+        default="kernels", description="a layer's matrix: kernels as blocks, or a row an output"
+    )
+    layer_rule: Literal["uniform", "proportional", "relative_change", "global_threshold"] = Field(
+        default="proportional",
+        description="density of a layer: the same in all, by its importance or that since warm-up, or one threshold",
+    )
+    rms_power: float = Field(
+        default=0.0, ge=0, le=1, description="of a layer's RMS, by which that threshold is divided"
     )
     smoothing: float = Field(default=0.9, ge=0, lt=1, description="of a layer's importance from step to step")
     warmup_steps: int = Field(default=20, ge=0, description="steps over which the density falls to its final value")
+    momentum_correction: float = Field(default=0.0, ge=0, lt=1, description="m, in place of the optimiser's momentum")
+    nesterov: bool = Field(default=False, description="momentum after Nesterov")
+    clip: float | None = Field(default=None, gt=0, description="limit of a layer's gradient norm, times sqrt(nodes)")
+
+    @model_validator(mode="after")
+    def _sound(self) -> NSISettings:
+        windows = self.kind != "abs" and not self.kind.startswith("tile")
+        if windows and self.neighbourhood % 2 == 0:
+            raise ValueError(f"neighbourhood: found {self.neighbourhood}; a window of kind {self.kind} has an odd side")
+        if self.kind == "zscore" and self.neighbourhood == 1:
+            raise ValueError("neighbourhood: found 1; with kind zscore all entries would be alike, allowed: 3, 5, … 63")
+        if not all(0 <= weight <= 1000 for weight in self.weights) or not any(self.weights):
+            raise ValueError(f"weights: found {self.weights}; two of 0 to 1000 are allowed, not both 0")
+        if self.weights != (1, 1) and self.kind in ("zscore", "std", "snr", "abs"):
+            raise ValueError(f"weights: found {self.weights}; kind {self.kind} has none")
+        if self.rms_power and self.layer_rule != "global_threshold":
+            raise ValueError(f"rms_power: found {self.rms_power}; only layer_rule global_threshold has it")
+        if self.momentum_correction and not self.error_feedback:
+            raise ValueError("momentum_correction: is built on error feedback, found error_feedback false")
+        if not self.momentum_correction and (self.nesterov or self.clip is not None):
+            raise ValueError("nesterov and clip: belong to momentum_correction, found 0")
+        return self
 
 
 AnyCompressorSettings = Annotated[

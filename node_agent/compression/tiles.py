@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from math import frexp, prod
+from math import prod
 from typing import ClassVar
 
 import torch
@@ -40,9 +40,13 @@ class Tiling:
             return cls(shape[0], prod(shape[1:]), side, view)
         return cls(*kernel_matrix_shape(shape), side, view, kernel_of(shape))
 
-    def matrix(self, layer: Tensor) -> Tensor:
-        """The layer as the matrix that is cut."""
-        return kernel_matrix(layer) if self.view == "kernels" else layer.reshape(self.rows, self.columns)
+    def block(self, layer: Tensor, start: int, stop: int) -> Tensor:
+        """Some rows of the matrix, of a contiguous layer."""
+        if self.view != "kernels":
+            return layer.view(self.rows, self.columns)[start:stop]
+        height, _ = self.kernel
+        first = start // height
+        return kernel_matrix(layer[first : -(-stop // height)])[start - first * height : stop - first * height]
 
     def write(self) -> bytes:
         return self.HEAD.pack(self.VIEWS.index(self.view), self.side)
@@ -79,14 +83,16 @@ class Tiling:
     @property
     def smallest(self) -> int:
         """Entries of the smallest tile."""
-        return int(self.sizes().min()) if self.tiles else 0
-
-    def sizes(self) -> Tensor:
-        """Entries of each tile."""
         down, across = self.grid
-        heights = (self.rows - self.side * torch.arange(down)).clamp(max=self.side)
-        widths = (self.columns - self.side * torch.arange(across)).clamp(max=self.side)
-        return torch.outer(heights, widths).view(-1)
+        return (self.rows - (down - 1) * self.side) * (self.columns - (across - 1) * self.side) if self.tiles else 0
+
+    def sizes(self, tiles: Tensor | None = None) -> Tensor:
+        """Entries of each of these tiles; None: of all."""
+        if tiles is None:
+            tiles = torch.arange(self.tiles)
+        _, across = self.grid
+        heights = (self.rows - self.side * (tiles // across)).clamp(max=self.side)
+        return heights * (self.columns - self.side * (tiles % across)).clamp(max=self.side)
 
     def members(self, tiles: Tensor) -> Tensor:
         """Positions of these tiles' entries in the flattened layer: tile after tile, each row by row of the matrix."""
@@ -98,7 +104,8 @@ class Tiling:
         position = self._position(row, column)
         if self.rows % self.side == 0 and self.columns % self.side == 0:
             return position.view(-1)
-        return position[(row < self.rows) & (column < self.columns)]
+        there = (row < self.rows) & (column < self.columns)
+        return torch.from_numpy(position.numpy()[there.numpy()])  # five times faster than the same in torch
 
     def _position(self, row: Tensor, column: Tensor) -> Tensor:
         """In the flattened layer, of a place in the matrix."""
@@ -107,24 +114,3 @@ class Tiling:
             return row * self.columns + column
         block = row // height * (self.columns // width) + column // width
         return (block * height + row % height) * width + column % width
-
-    def moments(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and population standard deviation of the magnitudes in each tile.
-
-        Box sums, rows first; slices instead of pooling, five times faster and without padding."""
-        # Squares of very large or very small entries leave the range of float32; powers of two round nothing.
-        _, exponent = frexp(max(map(abs, torch.aminmax(matrix))))
-        scale = 1.0 if abs(exponent) < 40 else 2.0 ** -min(max(exponent, -126), 126)
-        (down, across), side = self.grid, self.side
-        rows = torch.zeros(2, down, self.columns)
-        for i in range(min(side, self.rows)):
-            part = matrix[i::side] if scale == 1 else matrix[i::side] * scale
-            rows[0, : len(part)] += part.abs()
-            rows[1, : len(part)].addcmul_(part, part)
-        sums = torch.zeros(2, down, across)
-        for j in range(min(side, self.columns)):
-            part = rows[:, :, j::side]
-            sums[:, :, : part.shape[2]] += part
-        mean, square = sums.view(2, -1) / self.sizes()
-        deviation = (square - mean.square()).clamp_(min=0).sqrt_()
-        return mean / scale, deviation / scale

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from node_agent.compression.base import Layer, Round
 from node_agent.compression.compressor import Compressor, Exchanged
-from node_agent.compression.gcc import GCC, distance_to_centroid
+from node_agent.compression.gcc import GCC
+from node_agent.compression.replaceability import centroid
 
 CROSS = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
 A = torch.cat([4 * CROSS, CROSS]) + torch.tensor([10.0, 20.0])  # distances 4, 4, 4, 4, 1, 1, 1, 1 from (10, 20)
@@ -54,7 +55,7 @@ def test_two_nodes_by_hand() -> None:
 
 
 def test_distances_are_euclidean() -> None:
-    assert distance_to_centroid(torch.tensor([[3.0, 4], [-3, -4], [6, 8], [-6, -8]])).tolist() == [5, 5, 10, 10]
+    assert centroid(torch.tensor([[3.0, 4], [-3, -4], [6, 8], [-6, -8]])).tolist() == [5, 5, 10, 10]
 
 
 def test_ties_keep_the_lower_rows() -> None:
