@@ -7,14 +7,19 @@ from typing import Any
 
 from node_agent.compression.base import Layer, Method
 from node_agent.compression.bf16 import BF16
+from node_agent.compression.efsignsgd import EFSignSGD
 from node_agent.compression.feedback import ErrorFeedback
 from node_agent.compression.fp16 import FP16
 from node_agent.compression.gcc import GCC
 from node_agent.compression.momentum import MomentumCorrection
 from node_agent.compression.none import Dense
 from node_agent.compression.nsi import NSI
+from node_agent.compression.onebit import OneBit
 from node_agent.compression.partition import Partition
+from node_agent.compression.qsgd import QSGD
 from node_agent.compression.settings import CompressorSettings, NoneSettings
+from node_agent.compression.signsgd import SignSGD
+from node_agent.compression.terngrad import TernGrad
 from node_agent.compression.topk import TopK
 from node_agent.compression.warmup import WarmUp
 
@@ -23,6 +28,11 @@ METHODS: dict[str, Any] = {
     "fp16": FP16,
     "bf16": BF16,
     "topk": TopK,
+    "signsgd": SignSGD,
+    "efsignsgd": EFSignSGD,
+    "onebit": OneBit,
+    "qsgd": QSGD,
+    "terngrad": TernGrad,
     "gcc": GCC,
     "nsi": NSI,
 }
