@@ -16,6 +16,7 @@ from node_agent.compression.none import Dense
 from node_agent.compression.nsi import NSI
 from node_agent.compression.onebit import OneBit
 from node_agent.compression.partition import Partition
+from node_agent.compression.powersgd import PowerSGD
 from node_agent.compression.qsgd import QSGD
 from node_agent.compression.settings import CompressorSettings, NoneSettings
 from node_agent.compression.signsgd import SignSGD
@@ -33,6 +34,7 @@ METHODS: dict[str, Any] = {
     "onebit": OneBit,
     "qsgd": QSGD,
     "terngrad": TernGrad,
+    "powersgd": PowerSGD,
     "gcc": GCC,
     "nsi": NSI,
 }

@@ -291,6 +291,7 @@ AnyCompressorSettings = Annotated[
         OneBitSettings,
         QSGDSettings,
         TernGradSettings,
+        PowerSGDSettings,
         GCCSettings,
         NSISettings,
     ],
@@ -307,6 +308,7 @@ CATALOGUE: dict[str, type[CompressorSettings]] = {
     "onebit": OneBitSettings,
     "qsgd": QSGDSettings,
     "terngrad": TernGradSettings,
+    "powersgd": PowerSGDSettings,
     "gcc": GCCSettings,
     "nsi": NSISettings,
 }

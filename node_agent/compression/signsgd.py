@@ -18,7 +18,7 @@ class SignSGD(Coder):
 
         m_k <- beta m_k + (1 - beta) g_k;   every node says sign(m_k);   ghat = sign(sum_k sign(m_k))
 
-    of magnitude 1 whatever the gradients', and of every tensor of the model alike. A node's zero, of either sign, counts
+    of magnitude 1 whatever the gradients' is, in every tensor of the model. A node's zero, of either sign, counts
     as positive, for there is but one bit to say it; where the nodes tie, ghat is zero.
     """
 
