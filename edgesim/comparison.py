@@ -14,6 +14,7 @@ from rich.text import Text
 
 from edgesim import summary
 from edgesim.results import Run
+from node_agent.compression import configure
 from node_agent.compression.settings import CATALOGUE
 
 CONTROLS = {
@@ -35,13 +36,19 @@ _ALWAYS_SHOWN = "density"
 def compressor_label(compressor: Mapping[str, Any]) -> str:
     """Name, density, and every other setting that is not at its default: "gcc density=0.5"."""
     name = str(compressor.get("name", "?"))
-    known = CATALOGUE[name].model_fields if name in CATALOGUE else {}
+    usual = configure(name).model_dump() if name in CATALOGUE else {}
     shown = [
-        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        f"{key}={_setting(value)}"
         for key, value in sorted(compressor.items(), key=lambda item: item[0] != _ALWAYS_SHOWN)
-        if key != "name" and (key == _ALWAYS_SHOWN or key not in known or value != known[key].default)
+        if key != "name" and (key == _ALWAYS_SHOWN or key not in usual or value != usual[key])
     ]
     return " ".join([name, *shown])
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({compressor_label(value)})"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def labels(runs: Sequence[Run]) -> list[str]:

@@ -18,7 +18,7 @@ from node_agent.compression.onebit import OneBit
 from node_agent.compression.partition import Partition
 from node_agent.compression.powersgd import PowerSGD
 from node_agent.compression.qsgd import QSGD
-from node_agent.compression.settings import CompressorSettings, NoneSettings
+from node_agent.compression.settings import CompressorSettings, NoneSettings, SizeAdaptiveSettings
 from node_agent.compression.signsgd import SignSGD
 from node_agent.compression.terngrad import TernGrad
 from node_agent.compression.topk import TopK
@@ -43,6 +43,10 @@ METHODS: dict[str, Any] = {
 
 def build(settings: CompressorSettings, layers: Sequence[Layer]) -> Method:
     """The method for these layers. Those that it does not take are averaged dense."""
+    if isinstance(settings, SizeAdaptiveSettings):
+        small = [layer for layer in layers if layer.numel < settings.threshold]
+        large = [layer for layer in layers if layer.numel >= settings.threshold]
+        return Partition([build(settings.smaller, small), build(settings.larger, large)])
     make = METHODS[settings.name]
     taken = [layer for layer in layers if make.takes(layer)]
     method = _wrapped(make(settings, taken), settings)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 Reduction = Literal["aligned", "private"]
 
@@ -280,6 +283,33 @@ class NSISettings(_Private):
     warmup_steps: int = Field(default=20, ge=0, description="steps over which the density falls to its final value")
 
 
+@dataclass(frozen=True)
+class _OrName:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"enum": list(CATALOGUE)}, handler(schema)]}
+
+
+def _part(default: CompressorSettings, of: str) -> Any:
+    return Field(default=default, description=f"the compressor of {of} tensors: its name, or a mapping of its settings")
+
+
+class SizeAdaptiveSettings(CompressorSettings):
+    wire_id = 20
+    usual = "private"
+    summary = "one compressor for small tensors, another for large ones"
+    source = "hivemind (learning-at-home), SizeAdaptiveCompression"
+
+    name: Literal["size-adaptive"] = "size-adaptive"
+    threshold: int = Field(default=2**16, ge=1, description="entries from which on a tensor is large")
+    smaller: NamedCompressorSettings = _part(FP16Settings(), "small")
+    larger: NamedCompressorSettings = _part(QSGDSettings(), "large")
+    error_feedback: Literal[False] = Field(default=False, description="each of the two has its own")
+
+    @property
+    def reduction(self) -> Reduction:
+        return "private" if "private" in (self.smaller.reduction, self.larger.reduction) else "aligned"
+
+
 AnyCompressorSettings = Annotated[
     Union[  # noqa: UP007
         NoneSettings,
@@ -294,9 +324,18 @@ AnyCompressorSettings = Annotated[
         PowerSGDSettings,
         GCCSettings,
         NSISettings,
+        SizeAdaptiveSettings,
     ],
     Field(discriminator="name"),
 ]
+NamedCompressorSettings = Annotated[
+    AnyCompressorSettings,
+    BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value),
+    _OrName(),
+]
+"""A name alone stands for a compressor as it is by default."""
+
+SizeAdaptiveSettings.model_rebuild()
 
 CATALOGUE: dict[str, type[CompressorSettings]] = {
     "none": NoneSettings,
@@ -311,5 +350,6 @@ CATALOGUE: dict[str, type[CompressorSettings]] = {
     "powersgd": PowerSGDSettings,
     "gcc": GCCSettings,
     "nsi": NSISettings,
+    "size-adaptive": SizeAdaptiveSettings,
 }
 """Every compressor by the name that a topology file gives it."""
