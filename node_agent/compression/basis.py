@@ -257,7 +257,7 @@ class Columns(Basis):
         (rank,) = _unpack(cls.HEAD, octets)
         outputs = shape[0] if shape else 0
         length = 4 * rank * outputs
-        if rank > min(outputs, prod(shape[1:])) or len(octets) < cls.HEAD.size + length:
+        if not 0 < rank <= min(outputs, prod(shape[1:])) or len(octets) < cls.HEAD.size + length:
             raise PayloadError(f"payload: found a factor of rank {rank} for a layer of shape {shape}")
         factor = np.frombuffer(octets, "<f4", rank * outputs, cls.HEAD.size).astype(np.float32)
         if not np.isfinite(factor).all():

@@ -17,6 +17,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 from node_agent.compression import configure, create
 from node_agent.compression.base import Layer, StepContext, alone
 from node_agent.compression.basis import Columns
+from node_agent.compression.octets import PayloadError
 from node_agent.compression.powersgd import PowerSGD, orthonormal
 
 LAYERS = [Layer("w", (40, 37)), Layer("kernel", (16, 8, 3, 3)), Layer("bias", (40,))]
@@ -208,6 +209,20 @@ def test_the_bound_is_met_and_payloads_say_the_same(rank: int) -> None:
     (outcome,), _ = exchange([create("powersgd", LAYERS, rank=rank)], [draw(0)])
     for found, expected in zip(compressor.decode(bytes(payload)), outcome.mean, strict=True):
         assert torch.equal(found, expected)
+
+
+def test_all_nodes_begin_with_the_same_factor_each_step_with_another() -> None:
+    method = PowerSGD(configure("powersgd"), LAYERS)  # type: ignore[arg-type]
+    first = method.start(LAYERS[0], StepContext(3, 0, rank=0))
+    assert torch.equal(first, method.start(LAYERS[0], StepContext(3, 0, rank=2)))
+    assert not torch.equal(first, method.start(LAYERS[0], StepContext(3, 1, rank=0)))
+    assert not torch.equal(first, method.start(LAYERS[0], StepContext(3, 0, rank=0, seed=1)))
+
+
+@pytest.mark.parametrize("octets", [b"\0\0", b"\x29\0" + bytes(41 * 160), b"\1\0" + bytes(159), b"\1"])
+def test_factors_that_cannot_be_are_refused(octets: bytes) -> None:
+    with pytest.raises(PayloadError):
+        Columns.read(memoryview(octets), (40, 37))
 
 
 def test_layers_without_entries_or_dimensions() -> None:
