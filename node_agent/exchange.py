@@ -53,6 +53,8 @@ class Account:
     ring: float = 0.0
     decode: float = 0.0
     values: int = 0
+    formula_bytes: int = 0
+    """that the rounds' collectives send by their formula"""
     ended: float = 0.0
 
 
@@ -152,10 +154,14 @@ class Exchange:
             account.decode += clock.now() - began
 
     def _reduce(self, payload: Payload) -> Tensor | list[Tensor]:
+        account, data = self._account, payload.data
         if payload.reduction == "private":
-            return self._ring.all_gather(payload.data)
-        self._ring.all_reduce(payload.data)
-        return payload.data
+            gathered = self._ring.all_gather(data)
+            account.formula_bytes += self._ring.all_gather_bytes([message.numel() for message in gathered])
+            return gathered
+        self._ring.all_reduce(data)
+        account.formula_bytes += self._ring.all_reduce_bytes(data.numel(), data.element_size())
+        return data
 
     def rounds(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds:
         """The compressor's rounds for the layers that it takes, and a dense average of the others.

@@ -94,7 +94,8 @@ class Network:
 
     def inside(self, rank: int) -> dict[str, Any]:
         """What the job of a node says of its place in the network."""
-        return {"imposed": "kernel", "interface": DATA, "aside": ASIDE, "entrance": self.entrances[rank]}
+        path = {"interface": DATA, "aside": ASIDE, "egress": self.plan.egress(rank)}
+        return {"imposed": "kernel", "entrance": self.entrances[rank], **path}
 
     @property
     def token(self) -> str:
