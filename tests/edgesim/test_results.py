@@ -55,6 +55,7 @@ def step(rank: int, number: int, **changes: Any) -> Step:
         "received": Received(0.005, 0.006, 2, 8000.0, 0.1),
         "values_sent": 250,
         "fingerprint": 2**63 + number,
+        "formula_bytes": 1050,
     }
     return Step(**{**values, **changes})
 
