@@ -94,8 +94,7 @@ class Network:
 
     def inside(self, rank: int) -> dict[str, Any]:
         """What the job of a node says of its place in the network."""
-        path = {"interface": DATA, "aside": ASIDE, "egress": self.plan.egress(rank)}
-        return {"imposed": "kernel", "entrance": self.entrances[rank], **path}
+        return {"imposed": "kernel", "interface": DATA, "aside": ASIDE, "entrance": self.entrances[rank]}
 
     @property
     def token(self) -> str:
