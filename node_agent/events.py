@@ -178,12 +178,12 @@ class Step:
     received: Received
     values_sent: int
     """gradient values that the payloads carried"""
-    density: float | None
-    """that the compressor was asked for; None: it has none"""
     fingerprint: int
     """of all parameters after the step; equal on all nodes or the run fails"""
     formula_bytes: int
     """what the collectives that were called put on the outgoing link by their formula, headers included"""
+    density: float | None = None
+    """that the compressor was asked for; None: it has none"""
     carried: Carried | None = None
     """None: the node imposes the link itself, and no device is the link's own"""
 
