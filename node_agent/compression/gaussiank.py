@@ -24,14 +24,15 @@ class GaussianK(Sparsifier):
         t   = the first of t_0, t_0 / 1.012, t_0 / 1.012**2, ... that 3/4 K entries exceed,  K = max(1, int(density d))
 
     |mu| instead of mu makes a and -a equal. Steps of 1.012 and the 3/4 are those of Ok-Topk (Li and Hoefler, PPoPP
-    2022). Where fewer than 3/4 K entries are not zero, these are sent. The number sent follows the distribution: it is
-    above K where the tails are heavier than normal ones, and all may be sent where all are equally large.
+    2022). Where fewer than 3/4 K entries are not zero, and with density 1, all of these are sent. The number sent
+    follows the distribution: it is above K where the tails are heavier than normal ones, and all may be sent where all
+    are equally large.
     """
 
     def basis(self, layer: Layer, gradient: Tensor, context: StepContext) -> Basis:
         a, density = gradient.reshape(-1), self.density(context)
         enough = ceil(0.75 * max(1, int(density * layer.numel)))
-        threshold = normal_threshold(a, density)
+        threshold = normal_threshold(a, density) if density < 1 else 0.0
         chosen = exceeding(a, threshold)
         if len(chosen) < enough:
             # The entry of this rank says where the descent would end: no need to count again at every step of it.

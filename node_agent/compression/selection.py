@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 SAMPLE = 2**14
-MAXIMUM = float(np.finfo(np.float32).max)
 CHUNK = 2**16
 """scores that are looked at in one go, so that what is made of them stays in the cache"""
 
@@ -71,5 +70,7 @@ def exceeding(values: Tensor, threshold: float) -> Tensor:
     """Indices, ascending, of the entries of a 1-D tensor whose magnitude is above a threshold (rounded to float32)."""
     if values.device.type != "cpu":
         return (values.abs() > threshold).nonzero().view(-1)
-    least = np.nextafter(np.float32(min(threshold, MAXIMUM)), np.float32(np.inf))
+    if threshold >= float(np.finfo(np.float32).max):
+        return torch.empty(0, dtype=torch.int64)
+    least = np.nextafter(np.float32(threshold), np.float32(np.inf))
     return torch.from_numpy(at_least(values.numpy(), least, magnitude=True))
