@@ -9,6 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 Reduction = Literal["aligned", "private"]
 
 
+class SettingError(ValueError):
+    """A value that goes with some of the other settings only. Its text says what is allowed."""
+
+
 class CompressorSettings(BaseModel):
     """Settings common to every compressor."""
 
@@ -125,7 +129,7 @@ class RandomKSettings(_Aligned):
     @classmethod
     def _without_feedback(cls, unbiased: bool, info: ValidationInfo) -> bool:
         if unbiased and info.data.get("error_feedback"):
-            raise ValueError("what is sent is right in the mean and leaves no residual: it takes error_feedback: false")
+            raise SettingError("false, or true with error_feedback: false")
         return unbiased
 
 
@@ -263,7 +267,7 @@ class CLTKSettings(_Aligned):
     @classmethod
     def _with_feedback(cls, beta: float, info: ValidationInfo) -> float:
         if beta < 1 and not info.data.get("error_feedback", True):
-            raise ValueError("the filter of a residual: below 1 it takes error_feedback: true")
+            raise SettingError("1, or a number below it with error_feedback: true")
         return beta
 
 
