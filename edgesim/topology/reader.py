@@ -19,7 +19,7 @@ from edgesim.topology.fields import MOMENT, Quantity, no_compressor
 from edgesim.topology.problems import Problem, Refusal, TopologyError, closest, dotted, listed, shown
 from edgesim.topology.schema import Topology
 from edgesim.topology.source import Keys, Source, read_text
-from node_agent.compression.settings import CATALOGUE, CompressorSettings
+from node_agent.compression.settings import CATALOGUE, CompressorSettings, SettingError
 
 __all__ = ["TopologyError", "place_of", "read", "read_constellation"]
 
@@ -126,6 +126,8 @@ def _refusal(detail: ErrorDetails, section: Any) -> Refusal:
         return error
     *above, last = detail["loc"]
     value = detail["input"]
+    if isinstance(error, SettingError):
+        return Refusal(shown(value), str(error))
     if detail["type"] in NO_COMPRESSOR:
         return no_compressor(value)
     if isinstance(last, int):

@@ -137,6 +137,10 @@ class Seeded(Entries):
     seed: int
     count: int
 
+    @property
+    def size(self) -> int:
+        return self.count
+
     @cached_property
     def members(self) -> Tensor:
         return torch.from_numpy(sample(prod(self.shape), self.count, self.seed))
@@ -237,7 +241,7 @@ class Columns(Basis):
         # Matrix products differ from machine to machine in their last bits, and nodes must not. In float64 the products
         # of float32 are exact, so that nothing but the order of additions matters, and that is the columns'.
         p = (self.p.to(into.device) * factor).double().unbind(1)
-        q = values.to(into.device).double().view(len(p), -1).unbind(0)
+        q = values.to(into.device).double().view(len(p), prod(self.shape[1:])).unbind(0)
         target = rows(into)
         step = max(1, 2**15 // max(1, target.shape[1]))
         for start in range(0, len(target), step):
@@ -257,7 +261,7 @@ class Columns(Basis):
         (rank,) = _unpack(cls.HEAD, octets)
         outputs = shape[0] if shape else 0
         length = 4 * rank * outputs
-        if not 0 < rank <= min(outputs, prod(shape[1:])) or len(octets) < cls.HEAD.size + length:
+        if rank > min(outputs, prod(shape[1:])) or len(octets) < cls.HEAD.size + length:
             raise PayloadError(f"payload: found a factor of rank {rank} for a layer of shape {shape}")
         factor = np.frombuffer(octets, "<f4", rank * outputs, cls.HEAD.size).astype(np.float32)
         if not np.isfinite(factor).all():

@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
 from node_agent.compression.base import Round, StepContext
 from node_agent.compression.compressor import Compressor, Exchanged
 
+Gradients = dict[str, Tensor]
+
 
 def exchange(
-    nodes: Sequence[Compressor], gradients: Sequence[dict[str, Tensor]], step: int = 0, seed: int = 0
+    nodes: Sequence[Compressor], gradients: Sequence[Gradients], step: int = 0
 ) -> tuple[list[Exchanged], list[list[Round]]]:
-    """One exchange, to which node k brings `gradients[k]`. Every node's outcome, and of each round what each node sent,
-    the sum in place of what was summed."""
+    """One exchange among `nodes`; node k brings `gradients[k]`. Returns every node's outcome, and for every round what
+    each node put in, as it was before the ring had it. Sums replace the rounds' own data, as the ring's do."""
     running = [
-        node.rounds(list(mine), list(mine.values()), StepContext(len(nodes), step, rank, seed))
+        node.rounds(list(mine), list(mine.values()), StepContext(len(nodes), step, rank, seed=node.seed))
         for rank, (node, mine) in enumerate(zip(nodes, gradients, strict=True))
     ]
-    outcomes: list[Exchanged] = []
+    replies: list[Any] = [None] * len(nodes)
     sent: list[list[Round]] = []
-    replies: list[Tensor | list[Tensor] | None] = [None] * len(nodes)
     while True:
-        turn: list[Round] = []
-        for rounds, reply in zip(running, replies, strict=True):
+        outcomes: list[Exchanged] = []
+        rounds: list[Round] = []
+        for one, reply in zip(running, replies, strict=True):
             try:
-                turn.append(rounds.send(reply))
+                rounds.append(one.send(reply))
             except StopIteration as finished:
                 outcomes.append(finished.value)
         if outcomes:
-            assert not turn, "some nodes had more to say than others"
+            assert len(outcomes) == len(nodes), "some nodes had more to say than others"
             return outcomes, sent
-        assert len({one.reduction for one in turn}) == 1
-        sent.append(turn)
-        if turn[0].reduction == "aligned":
-            total = sum((one.data for one in turn[1:]), start=turn[0].data.clone())
-            replies = [one.data.copy_(total) for one in turn]
+        assert len({(one.reduction, one.data.dtype) for one in rounds}) == 1
+        sent.append([replace(one, data=one.data.clone()) for one in rounds])
+        if rounds[0].reduction == "aligned":
+            total = rounds[0].data.clone()
+            for one in rounds[1:]:
+                total += one.data
+            for one in rounds:
+                one.data.copy_(total)
+            replies = [one.data for one in rounds]
         else:
-            replies = [[one.data for one in turn] for _ in nodes]
+            replies = [[one.data for one in rounds] for _ in nodes]
