@@ -18,17 +18,26 @@ def entries() -> list[dict[str, Any]]:
     """One entry per compressor: name, reduction, summary, source, and settings with type, default and meaning."""
     found = []
     for name, settings in CATALOGUE.items():
-        properties = settings.model_json_schema()["properties"]
+        schema = settings.model_json_schema()
+        # What may hold its like is defined beside itself.
+        properties = schema.get("properties") or schema["$defs"][settings.__name__]["properties"]
         found.append(
             {
                 "name": name,
-                "reduction": settings.reduction,
+                "reduction": settings.usual,
                 "summary": settings.summary,
                 "source": settings.source,
-                "settings": {key: value for key, value in properties.items() if key != "name"},
+                "settings": {key: _setting(value) for key, value in properties.items() if key != "name"},
             }
         )
     return found
+
+
+def _setting(value: dict[str, Any]) -> dict[str, Any]:
+    """As the schema has it, but for a compressor within a compressor, of which all that it may be stands elsewhere."""
+    if isinstance(value.get("default"), dict):
+        return {"type": "compressor", "default": value["default"]["name"], "description": value["description"]}
+    return value
 
 
 def render() -> RenderableType:
@@ -80,6 +89,8 @@ def _figure(value: str, unverified: object) -> str:
 def _range(value: dict[str, Any]) -> str:
     if "enum" in value:
         return " | ".join(map(str, value["enum"]))
+    if "anyOf" in value:
+        return " or ".join(map(_range, value["anyOf"]))
     low = next((f"{sign} {value[key]}" for key, sign in _LOW.items() if key in value), "")
     high = next((f"{sign} {value[key]}" for key, sign in _HIGH.items() if key in value), "")
     return ", ".join(filter(None, (low, high))) or str(value.get("type", ""))

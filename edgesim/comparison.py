@@ -14,6 +14,7 @@ from rich.text import Text
 
 from edgesim import summary
 from edgesim.results import Run
+from node_agent.compression import configure
 from node_agent.compression.settings import CATALOGUE
 
 CONTROLS = {
@@ -35,13 +36,19 @@ _ALWAYS_SHOWN = "density"
 def compressor_label(compressor: Mapping[str, Any]) -> str:
     """Name, density, and every other setting that is not at its default: "gcc density=0.5"."""
     name = str(compressor.get("name", "?"))
-    known = CATALOGUE[name].model_fields if name in CATALOGUE else {}
+    usual = configure(name).model_dump() if name in CATALOGUE else {}
     shown = [
-        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        f"{key}={_setting(value)}"
         for key, value in sorted(compressor.items(), key=lambda item: item[0] != _ALWAYS_SHOWN)
-        if key != "name" and (key == _ALWAYS_SHOWN or key not in known or value != known[key].default)
+        if key != "name" and (key == _ALWAYS_SHOWN or key not in usual or value != usual[key])
     ]
     return " ".join([name, *shown])
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({compressor_label(value)})"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
@@ -85,8 +92,9 @@ def render(runs: Sequence[Run]) -> RenderableType:
     for controls in (_controls_table(runs), _differences_table(runs)):
         if controls is not None:
             parts += [Text(""), controls]
-    mended = list(_mended_lines(runs))
-    return Group(*parts, *([Text(""), *map(Text, mended)] if mended else []))
+    for lines in (list(_carried_lines(runs)), list(_mended_lines(runs))):
+        parts += [Text(""), *map(Text, lines)] if lines else []
+    return Group(*parts)
 
 
 def _row(run: Run) -> dict[str, Any]:
@@ -224,6 +232,19 @@ def _title(row: Mapping[str, Any]) -> Text:
 
 def _steps(count: int | None) -> str:
     return f"{count or 0} step{'' if count == 1 else 's'}"
+
+
+def _carried_lines(runs: Sequence[Run]) -> Iterator[str]:
+    """What left by the links' devices of the bytes that the nodes sent, where the kernel counted it."""
+    for label, run in zip(labels(runs), runs, strict=True):
+        entries = [entry for entry in summary.of(run).get("ledger", {}).values() if entry.get("carried_ratio")]
+        if entries:
+            sent, carried, header, transport, whole = (
+                sum(entry[f"{what}_bytes"] for entry in entries)
+                for what in ("encoded", "carried", "header", "transport", "interface")
+            )
+            besides = (header + transport) / (whole - header - transport)
+            yield f"{label}: links carried {carried / sent:.4f} × the bytes sent, and {100 * besides:.1f} % of headers"
 
 
 def _mended_lines(runs: Sequence[Run]) -> Iterator[str]:

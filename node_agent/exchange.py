@@ -54,6 +54,8 @@ class Account:
     ring: float = 0.0
     decode: float = 0.0
     values: int = 0
+    formula_bytes: int = 0
+    """that the rounds' collectives send by their formula"""
     ended: float = 0.0
 
 
@@ -153,10 +155,14 @@ class Exchange:
             account.decode += clock.now() - began
 
     def _reduce(self, one: Round) -> Tensor | list[Tensor]:
+        account, data = self._account, one.data
         if one.reduction == "private":
-            return self._ring.all_gather(one.data)
-        self._ring.all_reduce(one.data)
-        return one.data
+            gathered = self._ring.all_gather(data)
+            account.formula_bytes += self._ring.all_gather_bytes([message.numel() for message in gathered])
+            return gathered
+        self._ring.all_reduce(data)
+        account.formula_bytes += self._ring.all_reduce_bytes(data.numel(), data.element_size())
+        return data
 
 
 def layers_of(model: nn.Module) -> list[Layer]:

@@ -185,6 +185,10 @@ class Job(Settings):
         default=None, description="network interface past the links; None: the data plane's own, where nothing is held"
     )
     imposed: Literal["node", "kernel"] = Field(default="node", description="who imposes the outgoing link")
+    egress: str | None = Field(
+        default=None,
+        description="network device by which packets to the next node leave; None: none is the link's own",
+    )
     entrance: Entrance | None = Field(default=None, description="namespaces to enter first; None: the host's own")
     probe: ProbeSettings | None = Field(default=None, description="links are measured first; None: they are not")
     timeout: float = Field(default=60.0, description="longest silence from a neighbour, beyond its link's own time, s")

@@ -159,12 +159,17 @@ def _compressor(value: Any) -> CompressorSettings:
     settings = value if isinstance(value, dict) else {"name": value}
     name = settings.get("name")
     if not isinstance(name, str) or name not in CATALOGUE:
-        found = shown(name) if "name" in settings else "a mapping without a name"
-        raise Refusal(
-            found, f"{listed(CATALOGUE)}, or a mapping with one of these as its name", closest(name, CATALOGUE)
-        )
+        raise no_compressor(value)
     # Strictly, and as JSON, in which a list is a tuple: a density of `true` or "0.5" is a mistake.
     return CATALOGUE[name].model_validate_json(json.dumps(settings), strict=True)
+
+
+def no_compressor(value: Any) -> Refusal:
+    """Of what is no compressor's name, nor a mapping with one."""
+    settings = value if isinstance(value, dict) else {"name": value}
+    name = settings.get("name")
+    found = shown(name) if "name" in settings else "a mapping without a name"
+    return Refusal(found, f"{listed(CATALOGUE)}, or a mapping with one of these as its name", closest(name, CATALOGUE))
 
 
 def _automatic(value: Any) -> Any:

@@ -87,10 +87,13 @@ def _training(topology: Topology) -> str:
 
 def _named(settings: CompressorSettings) -> str:
     """The compressor's name, its density if it has one, and whatever is not as usual."""
-    values = settings.model_dump()
-    unusual = settings.model_dump(exclude_defaults=True)
-    told = [f"{key} {value}" for key, value in values.items() if key == "density" or key in unusual.keys() - {"name"}]
-    return " ".join([str(values["name"]), *told])
+    unusual = settings.model_dump(exclude_defaults=True).keys() - {"name"}
+    told = [
+        f"{key} ({_named(value)})" if isinstance(value, CompressorSettings) else f"{key} {value}"
+        for key, value in settings
+        if key == "density" or key in unusual
+    ]
+    return " ".join([settings.name, *told])
 
 
 def _table(topology: Topology, ascii_only: bool) -> Table:

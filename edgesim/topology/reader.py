@@ -15,11 +15,11 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from edgesim.topology.constellation import Constellation
-from edgesim.topology.fields import MOMENT, Quantity
+from edgesim.topology.fields import MOMENT, Quantity, no_compressor
 from edgesim.topology.problems import Problem, Refusal, TopologyError, closest, dotted, listed, shown
 from edgesim.topology.schema import Topology
 from edgesim.topology.source import Keys, Source, read_text
-from node_agent.compression.settings import CATALOGUE, CompressorSettings
+from node_agent.compression.settings import CATALOGUE, CompressorSettings, SettingError
 
 __all__ = ["TopologyError", "place_of", "read", "read_constellation"]
 
@@ -126,6 +126,10 @@ def _refusal(detail: ErrorDetails, section: Any) -> Refusal:
         return error
     *above, last = detail["loc"]
     value = detail["input"]
+    if isinstance(error, SettingError):
+        return Refusal(shown(value), str(error))
+    if detail["type"] in NO_COMPRESSOR:
+        return no_compressor(value)
     if isinstance(last, int):
         (listing,) = _alternatives(_fields(above[:-1], section)[str(above[-1])].annotation)
         element = get_args(listing)[0]
@@ -146,6 +150,8 @@ def _fields(location: Sequence[str | int], section: Any) -> dict[str, FieldInfo]
     """The fields of the model at a location, by their names in the file; `section` is the file's data there."""
     models: list[type[BaseModel]] = [Topology]
     for part in location:
+        if issubclass(models[0], CompressorSettings):
+            break
         if isinstance(part, str):
             (model,) = models
             models = [*_models(_by_key(model)[part].annotation)]
@@ -208,6 +214,8 @@ def _expected(annotation: Any, metadata: Iterable[Any]) -> str:
     return f"{noun} {bounds}" if bounds else noun
 
 
+NO_COMPRESSOR = ("union_tag_invalid", "union_tag_not_found", "model_attributes_type")
+"""what is wrong where a compressor within a compressor is none"""
 LIMITS = {
     "gt": "above",
     "ge": "of at least",

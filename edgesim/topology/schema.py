@@ -147,8 +147,8 @@ class Training(Section):
     density: Density = Field(
         default=None,
         json_schema_extra=without_default,
-        description="auto, or bounds, lowest and highest: the compressors' density follows the link, so that an exchange "
-        "takes as long as computing; not given: the compressor's own",
+        description="auto, or bounds, lowest and highest: the compressors' density follows the link, so that an "
+        "exchange takes as long as computing; not given: the compressor's own",
     )
     steps: int = Field(default=400, ge=1, le=10**6, strict=True, description="optimiser steps")
     batch: int = Field(default=256, ge=1, le=10**6, strict=True, description="background pixels a step and node")

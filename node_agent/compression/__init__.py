@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from node_agent.compression.settings import CATALOGUE, AutomaticDensity, CompressorSettings
+from node_agent.compression.settings import CATALOGUE, AutomaticDensity, CompressorSettings, SettingError
 
 if TYPE_CHECKING:
     from node_agent.compression.base import Layer
@@ -31,7 +31,9 @@ def configure(name: str, /, **values: Any) -> CompressorSettings:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"compressor {name}: {where}: found {first['input']!r}; {first['msg']}") from None
+        reason = first.get("ctx", {}).get("error")
+        allowed = f"allowed {reason}" if isinstance(reason, SettingError) else first["msg"]
+        raise ValueError(f"compressor {name}: {where}: found {first['input']!r}; {allowed}") from None
 
 
 def create(

@@ -156,6 +156,9 @@ class Method(ABC):
     def bound(self, layer: Layer, context: StepContext) -> int:
         """Bytes that basis and coordinates of the layer never exceed in a payload."""
 
+    def hear(self, total: Coded) -> None:  # noqa: B027 (most have no use for it)
+        """What all nodes have said of a layer together, of one that is aligned: its coordinates are their sums."""
+
     def average(self, layer: Layer, total: Tensor, world_size: int) -> None:
         """Make of the layer's sum over the nodes what every node goes on with, in place."""
         total.div_(world_size)
@@ -177,6 +180,9 @@ class Wrapper(Method):
 
     def bound(self, layer: Layer, context: StepContext) -> int:
         return self.method.bound(layer, context)
+
+    def hear(self, total: Coded) -> None:
+        self.method.hear(total)
 
     def average(self, layer: Layer, total: Tensor, world_size: int) -> None:
         self.method.average(layer, total, world_size)

@@ -237,11 +237,20 @@ class Columns(Basis):
         return self.p.shape[1] * prod(self.shape[1:])
 
     def coordinates(self, layer: Tensor) -> Tensor:
-        return (self.p.t() @ rows(layer)).reshape(-1)
+        return (self.p.to(layer.device).t() @ rows(layer)).reshape(-1)
 
     def add(self, values: Tensor, into: Tensor, factor: float = 1.0) -> None:
-        factors = values.to(into.device).view(self.p.shape[1], prod(self.shape[1:]))
-        rows(into).addmm_(self.p.to(into.device), factors, alpha=factor)
+        # Matrix products differ from machine to machine in their last bits, and nodes must not. In float64 the products
+        # of float32 are exact, so that nothing but the order of additions matters, and that is the columns'.
+        p = (self.p.to(into.device) * factor).double().unbind(1)
+        q = values.to(into.device).double().view(len(p), prod(self.shape[1:])).unbind(0)
+        target = rows(into)
+        step = max(1, 2**15 // max(1, target.shape[1]))
+        for start in range(0, len(target), step):
+            chunk = target[start : start + step].double()
+            for column, row in zip(p, q, strict=True):
+                chunk.addr_(column[start : start + step], row)
+            target[start : start + step] = chunk
 
     def erase(self, into: Tensor) -> None:
         """Nothing: no entry is said exactly."""

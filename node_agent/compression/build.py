@@ -5,17 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from node_agent.compression.adacomp import AdaComp
+from node_agent.compression.arctopk import ARCTopK
 from node_agent.compression.automatic import LinkAware
 from node_agent.compression.base import Layer, Method
 from node_agent.compression.bf16 import BF16
-from node_agent.compression.feedback import ErrorFeedback
+from node_agent.compression.cltk import CLTK
+from node_agent.compression.dgc import DGC
+from node_agent.compression.efsignsgd import EFSignSGD
+from node_agent.compression.feedback import ErrorFeedback, LowPass
 from node_agent.compression.fp16 import FP16
+from node_agent.compression.gaussiank import GaussianK
 from node_agent.compression.gcc import GCC
 from node_agent.compression.momentum import MomentumCorrection
 from node_agent.compression.none import Dense
 from node_agent.compression.nsi import NSI
+from node_agent.compression.onebit import OneBit
 from node_agent.compression.partition import Partition
-from node_agent.compression.settings import AutomaticDensity, CompressorSettings, NoneSettings
+from node_agent.compression.powersgd import PowerSGD
+from node_agent.compression.qsgd import QSGD
+from node_agent.compression.randomk import RandomK
+from node_agent.compression.settings import (
+    AutomaticDensity,
+    CompressorSettings,
+    DGCSettings,
+    NoneSettings,
+    SizeAdaptiveSettings,
+)
+from node_agent.compression.signsgd import SignSGD
+from node_agent.compression.strom import Strom
+from node_agent.compression.terngrad import TernGrad
+from node_agent.compression.threshold import Threshold
 from node_agent.compression.topk import TopK
 from node_agent.compression.warmup import WarmUp
 
@@ -24,6 +44,20 @@ METHODS: dict[str, Any] = {
     "fp16": FP16,
     "bf16": BF16,
     "topk": TopK,
+    "randomk": RandomK,
+    "threshold": Threshold,
+    "strom": Strom,
+    "gaussiank": GaussianK,
+    "dgc": DGC,
+    "adacomp": AdaComp,
+    "signsgd": SignSGD,
+    "efsignsgd": EFSignSGD,
+    "onebit": OneBit,
+    "qsgd": QSGD,
+    "terngrad": TernGrad,
+    "powersgd": PowerSGD,
+    "cltk": CLTK,
+    "arctopk": ARCTopK,
     "gcc": GCC,
     "nsi": NSI,
 }
@@ -35,6 +69,10 @@ def build(settings: CompressorSettings, layers: Sequence[Layer], automatic: Auto
     has one, follows the link."""
     if automatic is not None and settings.has_density:
         return LinkAware(build(settings, layers), settings.density, automatic)  # type: ignore[attr-defined]
+    if isinstance(settings, SizeAdaptiveSettings):
+        small = [layer for layer in layers if layer.numel < settings.threshold]
+        large = [layer for layer in layers if layer.numel >= settings.threshold]
+        return Partition([build(settings.smaller, small), build(settings.larger, large)])
     make = METHODS[settings.name]
     taken = [layer for layer in layers if make.takes(layer)]
     method = wrapped(make(settings, taken), settings)
@@ -48,9 +86,9 @@ def wrapped(method: Method, settings: CompressorSettings) -> Method:
     warmup_steps = getattr(settings, "warmup_steps", 0)
     if warmup_steps:
         method = WarmUp(method, settings.density, warmup_steps)  # type: ignore[attr-defined]
-    momentum = getattr(settings, "momentum_correction", 0.0)
-    if momentum:
-        return MomentumCorrection(
-            method, momentum, getattr(settings, "nesterov", False), getattr(settings, "clip", None)
-        )
-    return ErrorFeedback(method) if settings.error_feedback else method
+    if isinstance(method, ErrorFeedback) or not settings.error_feedback:
+        return method
+    if isinstance(settings, DGCSettings):
+        return MomentumCorrection(method, settings.momentum_correction, settings.nesterov, settings.clip)
+    low_pass = getattr(settings, "low_pass", 1.0)
+    return LowPass(method, low_pass) if low_pass < 1 else ErrorFeedback(method)

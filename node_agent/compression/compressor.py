@@ -212,6 +212,7 @@ class Compressor:
 
         totals = {self.layers[name].number: tensor.zero_() for name, tensor in zip(names, into, strict=True)}
         for one in summed:
+            method.hear(one)
             one.add_to(totals[one.layer.number])
         layers = [one.layer for one in private]
         for rank, message in enumerate(messages):

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 Reduction = Literal["aligned", "private"]
+
+
+class SettingError(ValueError):
+    """A value that goes with some of the other settings only. Its text says what is allowed."""
 
 
 class CompressorSettings(BaseModel):
@@ -119,7 +135,14 @@ class RandomKSettings(_Aligned):
 
     name: Literal["randomk"] = "randomk"
     density: float = _density(0.01)
-    unbiased: bool = Field(default=False, description="multiply by 1 / density; takes error_feedback: false")
+    unbiased: bool = Field(default=False, description="multiply by d / K; takes error_feedback: false")
+
+    @field_validator("unbiased")
+    @classmethod
+    def _without_feedback(cls, unbiased: bool, info: ValidationInfo) -> bool:
+        if unbiased and info.data.get("error_feedback"):
+            raise SettingError("false, or true with error_feedback: false")
+        return unbiased
 
 
 class ThresholdSettings(_Private):
@@ -128,7 +151,7 @@ class ThresholdSettings(_Private):
     source = "Dutta et al., On the Discrepancy between Theory and Practice of Gradient Compression, AAAI 2020"
 
     name: Literal["threshold"] = "threshold"
-    threshold: float = Field(default=0.01, gt=0, description="magnitude above which an entry is sent")
+    threshold: float = Field(default=0.01, ge=1e-37, le=1e38, description="magnitude above which an entry is sent")
     warmup_steps: Literal[0] = Field(default=0, description="a threshold has no density")
 
 
@@ -139,7 +162,7 @@ class StromSettings(CompressorSettings):
     source = "Strom, Scalable Distributed DNN Training using Commodity GPU Cloud Computing, Interspeech 2015"
 
     name: Literal["strom"] = "strom"
-    threshold: float = Field(default=0.01, gt=0, description="tau: what a sign stands for")
+    threshold: float = Field(default=0.01, ge=1e-37, le=1e38, description="tau: what a sign stands for")
 
 
 class GaussianKSettings(_Private):
@@ -248,13 +271,22 @@ class CLTKSettings(_Aligned):
 
     name: Literal["cltk"] = "cltk"
     density: float = _density(0.01)
-    low_pass: float = Field(default=1.0, gt=0, le=1, description="beta: share of what was not sent that is kept")
+    low_pass: float = Field(
+        default=1.0, gt=0, le=1, description="beta: share of the newest in the residual; 1: plain error feedback"
+    )
+
+    @field_validator("low_pass")
+    @classmethod
+    def _with_feedback(cls, beta: float, info: ValidationInfo) -> float:
+        if beta < 1 and not info.data.get("error_feedback", True):
+            raise SettingError("1, or a number below it with error_feedback: true")
+        return beta
 
 
 class ARCTopKSettings(_Aligned):
     wire_id = 17
     summary = "rows that are largest in an all-reduced sketch of the gradient"
-    source = "ARC-Top-K, arXiv 2510.26709 (reconstruction from the abstract)"
+    source = "Chen et al., ARC-Top-K, arXiv 2510.26709 (convolutions: one row an output)"
 
     name: Literal["arctopk"] = "arctopk"
     density: float = _density(0.01, "rows")
@@ -341,24 +373,89 @@ class NSISettings(_Private):
         return self
 
 
+@dataclass(frozen=True)
+class _OrName:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"enum": list(CATALOGUE)}, handler(schema)]}
+
+
+def _part(default: CompressorSettings, of: str) -> Any:
+    return Field(default=default, description=f"the compressor of {of} tensors: its name, or a mapping of its settings")
+
+
+class SizeAdaptiveSettings(CompressorSettings):
+    wire_id = 20
+    usual = "private"
+    summary = "one compressor for small tensors, another for large ones"
+    source = "hivemind (learning-at-home), SizeAdaptiveCompression"
+
+    name: Literal["size-adaptive"] = "size-adaptive"
+    threshold: int = Field(default=2**16, ge=1, description="entries from which on a tensor is large")
+    smaller: NamedCompressorSettings = _part(FP16Settings(), "small")
+    larger: NamedCompressorSettings = _part(QSGDSettings(), "large")
+    error_feedback: Literal[False] = Field(default=False, description="each of the two has its own")
+
+    @property
+    def reduction(self) -> Reduction:
+        return "private" if "private" in (self.smaller.reduction, self.larger.reduction) else "aligned"
+
+
 AnyCompressorSettings = Annotated[
     Union[  # noqa: UP007
         NoneSettings,
         FP16Settings,
         BF16Settings,
         TopKSettings,
+        RandomKSettings,
+        ThresholdSettings,
+        StromSettings,
+        GaussianKSettings,
+        DGCSettings,
+        AdaCompSettings,
+        SignSGDSettings,
+        EFSignSGDSettings,
+        OneBitSettings,
+        QSGDSettings,
+        TernGradSettings,
+        PowerSGDSettings,
+        CLTKSettings,
+        ARCTopKSettings,
         GCCSettings,
         NSISettings,
+        SizeAdaptiveSettings,
     ],
     Field(discriminator="name"),
 ]
+NamedCompressorSettings = Annotated[
+    AnyCompressorSettings,
+    BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value),
+    _OrName(),
+]
+"""A name alone stands for a compressor as it is by default."""
+
+SizeAdaptiveSettings.model_rebuild()
 
 CATALOGUE: dict[str, type[CompressorSettings]] = {
     "none": NoneSettings,
     "fp16": FP16Settings,
     "bf16": BF16Settings,
     "topk": TopKSettings,
+    "randomk": RandomKSettings,
+    "threshold": ThresholdSettings,
+    "strom": StromSettings,
+    "gaussiank": GaussianKSettings,
+    "dgc": DGCSettings,
+    "adacomp": AdaCompSettings,
+    "signsgd": SignSGDSettings,
+    "efsignsgd": EFSignSGDSettings,
+    "onebit": OneBitSettings,
+    "qsgd": QSGDSettings,
+    "terngrad": TernGradSettings,
+    "powersgd": PowerSGDSettings,
+    "cltk": CLTKSettings,
+    "arctopk": ARCTopKSettings,
     "gcc": GCCSettings,
     "nsi": NSISettings,
+    "size-adaptive": SizeAdaptiveSettings,
 }
 """Every compressor by the name that a topology file gives it."""

@@ -56,6 +56,7 @@ def step(rank: int, number: int, **changes: Any) -> Step:
         "values_sent": 250,
         "density": 0.02,
         "fingerprint": 2**63 + number,
+        "formula_bytes": 1050,
     }
     return Step(**{**values, **changes})
 

@@ -16,12 +16,16 @@ from node_agent.compression.feedback import ErrorFeedback
 from node_agent.compression.partition import Partition
 
 SHAPES: dict[str, tuple[int, ...]] = {"a": (40, 30), "b": (16, 8, 3, 3), "c": (33, 35)}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "size-adaptive": {"threshold": 1, "larger": {"name": "onebit", "error_feedback": False}}
+}
+"""where the usual ones take none of these layers for large"""
 
 
 def make(name: str, shapes: dict[str, tuple[int, ...]] | None = None, **values: Any) -> Compressor:
     """The compressor of this name, its method put to all layers, also to those that it would average dense."""
     layers = [Layer(layer, shape) for layer, shape in (shapes or SHAPES).items()]
-    compressor = create(name, layers, **values)
+    compressor = create(name, layers, **SETTINGS.get(name, {}) | values)
     settings = compressor.settings
     if settings.name in METHODS:
         compressor._method = wrapped(METHODS[settings.name](settings, list(compressor.layers.values())), settings)

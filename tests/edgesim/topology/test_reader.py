@@ -399,6 +399,20 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
             "bad.yaml:3: training.goal: found true, allowed a number above 0 and at most 1",
         ],
     ),
+    "compressor settings that do not go together": (
+        """\
+        nodes: [a]
+        training:
+          compressor:
+            - {name: randomk, unbiased: true}
+            - {name: cltk, low_pass: 0.5, error_feedback: false}
+        """,
+        [
+            "bad.yaml:4: training.compressor.0.unbiased: found true, allowed false, or true with error_feedback: false",
+            "bad.yaml:5: training.compressor.1.low_pass: found 0.5, "
+            "allowed 1, or a number below it with error_feedback: true",
+        ],
+    ),
     "compressors": (
         """\
         nodes: [a]

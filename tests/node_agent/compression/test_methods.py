@@ -259,7 +259,7 @@ def test_a_payload_says_what_the_node_says_in_no_more_bytes_than_foretold(name: 
             assert torch.equal(decoded, one.decoded())
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in DRAWN])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in (*DRAWN, "strom")])
 def test_what_was_decoded_is_encoded_to_itself(name: str) -> None:
     gradients = list(draw(7).values())
     once = plain(name).decode(plain(name).encode(gradients))

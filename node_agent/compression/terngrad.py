@@ -1,0 +1,40 @@
+"""TernGrad (Wen et al., TernGrad: Ternary Gradients to Reduce Communication in Distributed Deep Learning, NeurIPS 2017,
+sections 3 and 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from node_agent.compression.base import Coded, Coder, Layer, StepContext
+from node_agent.compression.basis import Basis
+from node_agent.compression.settings import TernGradSettings
+from node_agent.compression.values import Coding, Levels
+
+
+class TernGrad(Coder):
+    """For a layer g of d entries
+
+        f_i = max(-c sigma, min(g_i, c sigma)),   sigma = ||g||_2 / sqrt(d)
+        f_i -> m sign(f_i) b_i,   m = max_j |f_j|,   b_i = 1 with probability |f_i| / m, else 0
+
+    so that the expectation is f_i. The deviation sigma is taken about zero, as the clipping is: about the mean, that of
+    a layer whose entries are all alike would be zero, and nothing of it left.
+    """
+
+    def __init__(self, settings: TernGradSettings, layers: Sequence[Layer]) -> None:
+        super().__init__(layers)
+        self.clip = settings.clip
+
+    def coding(self, layer: Layer, values: Tensor, context: StepContext) -> Coding:
+        return Levels(1, 0, "max", stochastic=True)
+
+    def code(self, layer: Layer, gradient: Tensor, basis: Basis, context: StepContext) -> Coded:
+        if self.clip is not None:
+            sigma = float(torch.linalg.vector_norm(gradient, dtype=torch.float64)) / sqrt(max(layer.numel, 1))
+            limit = min(self.clip * sigma, torch.finfo(gradient.dtype).max)
+            gradient = gradient.clamp(-limit, limit)
+        return super().code(layer, gradient, basis, context)
