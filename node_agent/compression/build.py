@@ -30,6 +30,7 @@ from node_agent.compression.settings import (
     CompressorSettings,
     DGCSettings,
     NoneSettings,
+    NSISettings,
     SizeAdaptiveSettings,
 )
 from node_agent.compression.signsgd import SignSGD
@@ -88,7 +89,9 @@ def wrapped(method: Method, settings: CompressorSettings) -> Method:
         method = WarmUp(method, settings.density, warmup_steps)  # type: ignore[attr-defined]
     if isinstance(method, ErrorFeedback) or not settings.error_feedback:
         return method
-    if isinstance(settings, DGCSettings):
+    if isinstance(settings, DGCSettings) or (
+        isinstance(settings, NSISettings) and (settings.momentum_correction or settings.clip is not None)
+    ):
         return MomentumCorrection(method, settings.momentum_correction, settings.nesterov, settings.clip)
     low_pass = getattr(settings, "low_pass", 1.0)
     return LowPass(method, low_pass) if low_pass < 1 else ErrorFeedback(method)

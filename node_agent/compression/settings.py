@@ -321,6 +321,16 @@ class NSISettings(_Private):
     summary = "p x p neighbourhoods of largest indicator, densities following the layers"
     source = "RS-DGC, IEEE TGRS 2024, doi 10.1109/TGRS.2024.3394501 (reconstruction from the abstract)"
 
+    WINDOWS: ClassVar[tuple[str, ...]] = (
+        "zscore",
+        "mag_x_stat",
+        "contrast",
+        "std",
+        "absmean_plus_std",
+        "mean_plus_std",
+        "snr",
+    )
+
     name: Literal["nsi"] = "nsi"
     density: float = Field(default=0.02, gt=0, le=1, description="share of all compressed entries that is sent")
     kind: Literal[
@@ -353,24 +363,45 @@ class NSISettings(_Private):
     nesterov: bool = Field(default=False, description="momentum after Nesterov")
     clip: float | None = Field(default=None, gt=0, description="limit of a layer's gradient norm, times sqrt(nodes)")
 
-    @model_validator(mode="after")
-    def _sound(self) -> NSISettings:
-        windows = self.kind != "abs" and not self.kind.startswith("tile")
-        if windows and self.neighbourhood % 2 == 0:
-            raise ValueError(f"neighbourhood: found {self.neighbourhood}; a window of kind {self.kind} has an odd side")
-        if self.kind == "zscore" and self.neighbourhood == 1:
-            raise ValueError("neighbourhood: found 1; with kind zscore all entries would be alike, allowed: 3, 5, … 63")
-        if not all(0 <= weight <= 1000 for weight in self.weights) or not any(self.weights):
-            raise ValueError(f"weights: found {self.weights}; two of 0 to 1000 are allowed, not both 0")
-        if self.weights != (1, 1) and self.kind in ("zscore", "std", "snr", "abs"):
-            raise ValueError(f"weights: found {self.weights}; kind {self.kind} has none")
-        if self.rms_power and self.layer_rule != "global_threshold":
-            raise ValueError(f"rms_power: found {self.rms_power}; only layer_rule global_threshold has it")
-        if self.momentum_correction and not self.error_feedback:
-            raise ValueError("momentum_correction: is built on error feedback, found error_feedback false")
-        if not self.momentum_correction and (self.nesterov or self.clip is not None):
-            raise ValueError("nesterov and clip: belong to momentum_correction, found 0")
-        return self
+    @field_validator("neighbourhood")
+    @classmethod
+    def _centred(cls, side: int, info: ValidationInfo) -> int:
+        kind = info.data.get("kind", "")
+        if kind == "zscore" and side == 1:
+            raise SettingError("3, 5, …, 63 with kind: zscore, to which an entry by itself says nothing")
+        if kind in cls.WINDOWS and side % 2 == 0:
+            raise SettingError(f"1, 3, …, 63 with kind: {kind}, whose windows are centred on an entry")
+        return side
+
+    @field_validator("weights")
+    @classmethod
+    def _weighing(cls, weights: tuple[float, float], info: ValidationInfo) -> tuple[float, float]:
+        if not all(0 <= weight <= 1000 for weight in weights) or not any(weights):
+            raise SettingError("two numbers of 0 to 1000, not both 0")
+        if weights != (1, 1) and info.data.get("kind") in ("zscore", "std", "snr", "abs"):
+            raise SettingError(f"[1, 1] with kind: {info.data['kind']}, which is no sum of mean and deviation")
+        return weights
+
+    @field_validator("rms_power")
+    @classmethod
+    def _of_threshold(cls, power: float, info: ValidationInfo) -> float:
+        if power and info.data.get("layer_rule") != "global_threshold":
+            raise SettingError("0, or a number up to 1 with layer_rule: global_threshold")
+        return power
+
+    @field_validator("momentum_correction", "clip")
+    @classmethod
+    def _with_feedback(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value and not info.data.get("error_feedback", True):
+            raise SettingError("no other than the default without error_feedback: true")
+        return value
+
+    @field_validator("nesterov")
+    @classmethod
+    def _with_momentum(cls, nesterov: bool, info: ValidationInfo) -> bool:
+        if nesterov and not info.data.get("momentum_correction"):
+            raise SettingError("false, or true with a momentum_correction above 0")
+        return nesterov
 
 
 @dataclass(frozen=True)

@@ -307,7 +307,7 @@ def test_sizes_are_bounded_whatever_the_rule(rule: str) -> None:
 # The same as DGC
 
 
-def dgc(gradients: list[Tensor], density: float, m: float, nesterov: bool, clip: float | None) -> list[Tensor]:
+def dgc_by_hand(gradients: list[Tensor], density: float, m: float, nesterov: bool, clip: float | None) -> list[Tensor]:
     """What Deep Gradient Compression sends in every step, by its algorithms 1 and 2."""
     u, v, sent = torch.zeros_like(gradients[0]), torch.zeros_like(gradients[0]), []
     for g in gradients:
@@ -323,30 +323,32 @@ def dgc(gradients: list[Tensor], density: float, m: float, nesterov: bool, clip:
     return sent
 
 
-@pytest.mark.parametrize(("nesterov", "clip"), [(False, None), (True, None), (False, 5.0)])
-def test_magnitudes_with_momentum_correction_are_dgc(nesterov: bool, clip: float | None) -> None:
-    compressor = create(
-        "nsi", kind="abs", layer_rule="uniform", density=0.02, warmup_steps=0, momentum_correction=0.9,
-        nesterov=nesterov, clip=clip,
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    ("m", "nesterov", "clip"), [(0.9, False, None), (0.9, True, None), (0.9, False, 5.0), (0.0, False, 5.0)]
+)
+def test_magnitudes_with_momentum_correction_are_dgc(m: float, nesterov: bool, clip: float | None) -> None:
+    shared = {"density": 0.02, "warmup_steps": 0, "momentum_correction": m, "nesterov": nesterov, "clip": clip}
+    compressor, published = create("nsi", kind="abs", layer_rule="uniform", **shared), create("dgc", **shared)
     gradients = [draw(step)["c"] for step in range(8)]
-    for gradient, expected in zip(gradients, dgc(gradients, 0.02, 0.9, nesterov, clip), strict=True):
+    for gradient, expected in zip(gradients, dgc_by_hand(gradients, 0.02, m, nesterov, clip), strict=True):
         (own,) = compressor.decode(compressor.encode([gradient]))
         assert torch.equal(own != 0, expected != 0)
         torch.testing.assert_close(own, expected, rtol=1e-6, atol=0)
+        assert torch.equal(own, published.decode(published.encode([gradient]))[0])
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "zscore", "neighbourhood": 4}, "found 4; a window of kind zscore has an odd side"),
-        ({"kind": "zscore", "neighbourhood": 1}, "found 1; with kind zscore all entries would be alike"),
-        ({"kind": "std", "weights": [2, 1]}, "kind std has none"),
+        ({"kind": "std", "neighbourhood": 4}, "neighbourhood: found 4; allowed 1, 3, …, 63 with kind: std"),
+        ({"kind": "zscore", "neighbourhood": 1}, "neighbourhood: found 1; allowed 3, 5, …, 63 with kind: zscore"),
+        ({"kind": "std", "weights": [2, 1]}, r"weights: found \[2, 1\]; allowed \[1, 1\] with kind: std"),
         ({"weights": [0, 0]}, "not both 0"),
-        ({"weights": [-1, 1]}, "two of 0 to 1000"),
-        ({"rms_power": 0.5}, "only layer_rule global_threshold has it"),
-        ({"momentum_correction": 0.9, "error_feedback": False}, "built on error feedback"),
-        ({"clip": 1.0}, "belong to momentum_correction"),
+        ({"weights": [-1, 1]}, "two numbers of 0 to 1000"),
+        ({"rms_power": 0.5}, "with layer_rule: global_threshold"),
+        ({"momentum_correction": 0.9, "error_feedback": False}, "without error_feedback: true"),
+        ({"clip": 1.0, "error_feedback": False}, "without error_feedback: true"),
+        ({"nesterov": True}, "with a momentum_correction above 0"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(values: dict[str, Any], message: str) -> None:
