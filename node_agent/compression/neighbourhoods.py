@@ -33,7 +33,7 @@ def tiles(layer: Tensor, tiling: Tiling, signed: bool, scale: float) -> Iterator
     (down, across), side, columns = tiling.grid, tiling.side, tiling.columns
     step = max(1, CHUNK // (side * columns))
     scratch = torch.empty(min(step * side, tiling.rows), columns)
-    of_rows, of_tiles = torch.empty(2, min(step, down), columns), torch.empty(2, min(step, down), across)
+    of_rows, of_tiles = torch.zeros(2, min(step, down), across * side), torch.empty(2, min(step, down), across)
     heights = (tiling.rows - side * torch.arange(down)).clamp(max=side).float()
     widths = (columns - side * torch.arange(across)).clamp(max=side).float()
     sizes = torch.outer(heights[:step], widths)
@@ -45,18 +45,20 @@ def tiles(layer: Tensor, tiling: Tiling, signed: bool, scale: float) -> Iterator
             matrix = torch.mul(matrix, scale, out=x)
         x = matrix if signed else torch.abs(matrix, out=x)
 
-        sums = of_rows[:, : bottom - top]
+        sums = of_rows[:, : bottom - top, :columns]
         sums[0].copy_(x[::side])
         torch.mul(x[::side], x[::side], out=sums[1])
         for i in range(1, min(side, len(x))):
             part = x[i::side]
             sums[0, : len(part)] += part
             sums[1, : len(part)].addcmul_(part, part)
-        totals = of_tiles[:, : bottom - top]
-        totals.copy_(sums[:, :, ::side])
-        for j in range(1, min(side, columns)):
-            part = sums[:, :, j::side]
-            totals[:, :, : part.shape[2]] += part
+        totals, padded = of_tiles[:, : bottom - top], of_rows[:, : bottom - top]
+        if side == 1:
+            totals.copy_(padded)
+        else:
+            torch.add(padded[:, :, ::side], padded[:, :, 1::side], out=totals)
+        for j in range(2, side):
+            totals += padded[:, :, j::side]
 
         if bottom == down:
             sizes = torch.outer(heights[top:], widths)

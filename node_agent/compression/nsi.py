@@ -67,12 +67,17 @@ def reach(scores: Tensor, tiling: Tiling, budget: int) -> Tensor:
     """The fewest tiles of largest score that hold `budget` entries, ascending."""
     if budget >= tiling.entries:
         return torch.arange(tiling.tiles)
-    count, missing = 0, budget
-    while missing > 0:  # smaller tiles at the border may make another pass necessary, never one tile too many
-        count += -(-missing // tiling.largest)
-        tiles = largest(scores, count)
+    # Smaller tiles at the border may make more of them necessary, never one too many: among a few more than are needed.
+    count = -(-budget // tiling.largest)
+    pool = largest(scores, count + count // 16 + 16)
+    while True:
+        if count > len(pool):
+            pool = largest(scores, 2 * count)
+        tiles = pool[largest(scores[pool], count)]
         missing = budget - int(tiling.sizes(tiles).sum())
-    return tiles
+        if missing <= 0:
+            return tiles
+        count += -(-missing // tiling.largest)
 
 
 def normalised(scored: Scored, gradient: Tensor, power: float) -> Tensor:

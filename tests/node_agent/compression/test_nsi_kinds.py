@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from math import sqrt
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from node_agent.compression.compressor import Compressor
 from node_agent.compression.density import SHARES, common_threshold, relative_change, sample
 from node_agent.compression.indicators import INDICATORS, Scored, score
 from node_agent.compression.neighbourhoods import consecutive
+from node_agent.compression.settings import NSISettings
 from node_agent.compression.tiles import Tiling
 from node_agent.compression.views import kernel_matrix
 
@@ -369,3 +370,8 @@ def counts_of(compressor: Compressor, step: int) -> int:
     context = StepContext(step=step)
     (outcome,), _ = exchange([compressor], [{"w": torch.randn(50, 50)}], context.step)
     return outcome.said[0].values
+
+
+def test_settings_know_the_indicators() -> None:
+    assert set(NSISettings.WINDOWS) == set(WINDOWS)
+    assert get_args(NSISettings.model_fields["kind"].annotation) == tuple(KINDS)
