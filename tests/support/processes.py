@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from edgesim.fleet.local import SHARED
 from edgesim.network.syscalls import enter
 from node_agent.clock import Clock, VirtualClock, WallClock
 from node_agent.job import Entrance, LinkSettings
@@ -84,7 +85,7 @@ def on_nodes(
 
     `entrances` are those of a network's nodes; None: this host's own network."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["processes", "node_agent.worker"])
+    context.set_forkserver_preload(["processes", *SHARED])
     with tempfile.TemporaryDirectory() as folder:
         nodes = []
         for rank in range(size):
