@@ -74,6 +74,7 @@ def test_wall_and_virtual_clock_train_the_same_parameters_bit_for_bit(write_topo
     assert summary(tmp_path / "seed")["params_sha256"] != digests[0]
 
 
+@pytest.mark.alone
 def test_observing_a_run_does_not_change_it_nor_what_its_links_carry(write_topology: Write, tmp_path: Path) -> None:
     # One direction is slow: nodes end their steps at different moments, with messages still under way. A step occupies
     # the slow link with 7,768 gradients, 8 * 31 kB / 500 kbit/s = 0.5 s, in two halves.
@@ -421,6 +422,7 @@ def test_a_full_disk_is_one_clear_error(write_topology: Write, tmp_path: Path) -
     assert int(done.stderr.split()[-1]) > 20  # what was measured before is still there
 
 
+@pytest.mark.alone
 def test_events_stop_nodes_and_links_under_both_clocks(write_topology: Write, tmp_path: Path) -> None:
     file = write_topology(2, "  compressor: {name: topk, density: 0.5}\n", links="{rate: 3 Mbit/s, delay: 2 ms}")
     with file.open("a") as text:
