@@ -13,7 +13,8 @@ test: $(READY)  ## lint, types and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal -m "not alone"
+	$(BIN)/pytest -m alone
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

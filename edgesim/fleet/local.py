@@ -28,6 +28,9 @@ from edgesim.network import syscalls
 from node_agent.events import Event, Fault, Finished, Paused
 from node_agent.job import Job
 
+SHARED = ("node_agent.worker", "torch._dynamo")
+"""modules that the server loads for all nodes; the second is what making an optimiser imports, 1.5 s of CPU"""
+
 LOG_TAIL = 12
 """lines of a failed node's log that its error shows"""
 
@@ -44,7 +47,7 @@ class LocalFleet:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["__main__", "node_agent.worker"])
+        self._context.set_forkserver_preload(["__main__", *SHARED])
         self._nodes: list[_LocalNode] = []
 
     def folders(self) -> Sequence[Path]:

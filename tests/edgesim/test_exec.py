@@ -110,17 +110,19 @@ def test_a_supervisor_that_is_stopped_holds_nothing_up(everywhere: Everywhere, m
     assert sleeping("60.0778") == []
 
 
-@pytest.mark.parametrize("which", ["edgesim.network.keeper", "edgesim.network.forwarding"])
-def test_nodes_do_not_outlive_their_network(everywhere: Everywhere, kernel: Kernel, which: str) -> None:
+@pytest.mark.parametrize(
+    ("which", "asleep"), [("edgesim.network.keeper", "60.0779"), ("edgesim.network.forwarding", "60.0780")]
+)
+def test_nodes_do_not_outlive_their_network(everywhere: Everywhere, kernel: Kernel, which: str, asleep: str) -> None:
     """The second link has a delay that a kernel without netem leaves to a relay."""
 
     def kill_it() -> None:
-        eventually(lambda: len(sleeping("60.0779")) == 2)
+        eventually(lambda: len(sleeping(asleep)) == 2)
         for process in map(psutil.Process, everywhere.network.processes):
             if which in process.cmdline():
                 process.kill()
                 return
-        for process in sleeping("60.0779"):
+        for process in sleeping(asleep):
             process.kill()
 
     if kernel.netem and which == "edgesim.network.forwarding":
@@ -129,9 +131,9 @@ def test_nodes_do_not_outlive_their_network(everywhere: Everywhere, kernel: Kern
     killer = threading.Thread(target=kill_it)
     killer.start()
     with pytest.raises(NetworkError, match="has ended, and every node was ended with it"):
-        everywhere(topology, "sleep", "60.0779")
+        everywhere(topology, "sleep", asleep)
     killer.join()
-    assert sleeping("60.0779") == []
+    assert sleeping(asleep) == []
 
 
 def test_a_node_that_pauses_is_stopped_and_goes_on(everywhere: Everywhere) -> None:

@@ -28,6 +28,7 @@ links:
 """
 
 
+@pytest.mark.alone
 def test_every_direction_of_every_link_is_measured(tmp_path: Path) -> None:
     file, png = tmp_path / "links.yaml", tmp_path / "links.png"
     file.write_text(LINKS)
@@ -101,6 +102,7 @@ def test_a_run_whose_links_miss_their_tolerance_does_not_start(write_topology: W
     assert found["deviations"]
 
 
+@pytest.mark.alone
 def test_a_deviation_that_is_allowed_stands_in_the_summary(write_topology: Write, tmp_path: Path) -> None:
     file, out = write_topology(2), tmp_path / "run"
     strict = ("--clock", "wall", "--set", "emulation.tolerance=0.000000001")

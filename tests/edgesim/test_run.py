@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,7 @@ def test_wall_and_virtual_clock_train_the_same_parameters_bit_for_bit(write_topo
     assert summary(tmp_path / "seed")["params_sha256"] != digests[0]
 
 
+@pytest.mark.alone
 def test_observing_a_run_does_not_change_it_nor_what_its_links_carry(write_topology: Write, tmp_path: Path) -> None:
     # One direction is slow: nodes end their steps at different moments, with messages still under way. A step occupies
     # the slow link with 7,768 gradients, 8 * 31 kB / 500 kbit/s = 0.5 s, in two halves.
@@ -187,12 +189,17 @@ def test_a_slow_link_costs_virtual_time_only(write_topology: Write, tmp_path: Pa
 def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
-        text = (out / "steps.csv").read_text() if (out / "steps.csv").exists() else ""
-        if f"\n{step}," in text:
+        if under_way(out, step):
             return
         time.sleep(0.05)
     process.kill()
     raise AssertionError(f"step {step} was not reached: {process.communicate()}")
+
+
+def under_way(out: Path, step: int) -> bool:
+    """Whether a run has reached a step and measured what it takes."""
+    steps, telemetry = ((out / f"{name}.csv") for name in ("steps", "telemetry"))
+    return steps.exists() and f"\n{step}," in steps.read_text() and telemetry.read_text().count("\n") > 1
 
 
 def node_processes(out: Path) -> dict[str, int]:
@@ -214,21 +221,22 @@ def running_still(pid: int) -> bool:
         return False
 
 
-SLOW = "{rate: 300 kbit/s, delay: 1 ms}"
+SLOW = "{rate: 2 Mbit/s, delay: 1 ms}"
 
 
 @pytest.fixture
-def running(write_topology: Write, tmp_path: Path) -> Any:
-    """A run on the wall clock that takes its time, at step 3."""
-    out = tmp_path / "run"
+def slow(write_topology: Write, tmp_path: Path) -> tuple[str | Path, ...]:
+    """Arguments of a run on the wall clock that takes its time."""
     file = write_topology(3, "  compressor: none\n", links=SLOW)
     file.write_text(file.read_text().replace("timeout: 20 s", "timeout: 600 s"))
-    process = subprocess.Popen(
-        command("run", file, "--clock", "wall", "--out", out, "--set", "training.steps=500"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return "run", file, "--clock", "wall", "--out", tmp_path / "run", "--set", "training.steps=1000"
+
+
+@pytest.fixture
+def running(slow: tuple[str | Path, ...], tmp_path: Path) -> Any:
+    """The slow run in a process of its own, at step 3."""
+    out = tmp_path / "run"
+    process = subprocess.Popen(command(*slow), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         wait_for_step(out, 3, process)
         yield process, out, node_processes(out)
@@ -237,16 +245,41 @@ def running(write_topology: Write, tmp_path: Path) -> Any:
         process.communicate()
 
 
-def test_a_killed_node_ends_the_run_at_once_and_is_named(running: Any) -> None:
-    process, out, pids = running
-    began = time.monotonic()
-    os.kill(pids["n1"], signal.SIGKILL)
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert time.monotonic() - began < 120  # long before a neighbour's silence would tell
-    assert process.returncode == 1
-    assert "node n1 (rank 1) was killed by SIGKILL after step" in errors
-    assert "Traceback" not in errors
-    assert_gone(list(pids.values()))
+def ended_at_step(
+    out: Path, step: int, end: Callable[[dict[str, int]], None], arguments: tuple[str | Path, ...]
+) -> tuple[subprocess.CompletedProcess[str], float, list[int]]:
+    """A run here, which `end(pids of the nodes)` ends from another thread once `step` is reached; how long it took to
+    end, s; and the pids."""
+    moment, pids, over = 0.0, [], threading.Event()
+
+    def watch() -> None:
+        nonlocal moment
+        while not over.wait(0.05):
+            if under_way(out, step):
+                nodes = node_processes(out)
+                pids.extend(nodes.values())
+                moment = time.monotonic()
+                end(nodes)
+                return
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        done = edgesim(*arguments)
+        return done, time.monotonic() - moment, pids
+    finally:
+        over.set()
+        watching.join()
+
+
+def test_a_killed_node_ends_the_run_at_once_and_is_named(slow: tuple[str | Path, ...], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done, took, pids = ended_at_step(out, 3, lambda nodes: os.kill(nodes["n1"], signal.SIGKILL), slow)
+    assert took < 120  # long before a neighbour's silence would tell
+    assert done.returncode == 1
+    assert "node n1 (rank 1) was killed by SIGKILL after step" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert_gone(pids)
     found = summary(out)
     assert found["status"] == "failed"
     assert "n1" in found["error"]
@@ -274,15 +307,30 @@ def test_an_interrupt_from_the_terminal_is_clean_from_the_first_moment(
     assert "Traceback" not in errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupt_ends_cleanly_and_keeps_what_was_measured(running: Any, number: int) -> None:
+def test_an_interrupt_ends_cleanly_and_keeps_what_was_measured(running: Any) -> None:
     process, out, pids = running
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
+    assert_interrupted(out, process.returncode, errors, list(pids.values()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_request_to_end_is_an_interrupt(number: int, slow: tuple[str | Path, ...], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    before = signal.signal(number, signal.default_int_handler)  # under nohup it would be ignored
+    try:
+        done, _, pids = ended_at_step(out, 3, lambda nodes: os.kill(os.getpid(), number), slow)
+    finally:
+        signal.signal(number, before)
+    assert_interrupted(out, done.returncode, done.stderr, pids)
+
+
+def assert_interrupted(out: Path, code: int, errors: str, pids: list[int]) -> None:
+    assert code == 130
     assert "interrupted" in errors
     assert "Traceback" not in errors
-    assert_gone(list(pids.values()))
+    assert len(pids) == 3
+    assert_gone(pids)
     assert summary(out)["status"] == "interrupted"
     assert len(load(out).telemetry["rss_bytes"]) > 0
     assert load(out).steps["step"].max() >= 3
@@ -388,6 +436,7 @@ def test_a_full_disk_is_one_clear_error(write_topology: Write, tmp_path: Path) -
     assert int(done.stderr.split()[-1]) > 20  # what was measured before is still there
 
 
+@pytest.mark.alone
 def test_events_stop_nodes_and_links_under_both_clocks(write_topology: Write, tmp_path: Path) -> None:
     file = write_topology(2, "  compressor: {name: topk, density: 0.5}\n", links="{rate: 3 Mbit/s, delay: 2 ms}")
     with file.open("a") as text:

@@ -119,6 +119,7 @@ def test_a_probe_takes_no_longer_than_its_budget_on_a_slow_link() -> None:
     assert singles(link(), probe)[0] == 100
 
 
+@pytest.mark.alone
 def test_a_probe_finds_what_the_links_impose() -> None:
     results = on_nodes(2, probed, {"rate": 2e6, "delay": 0.03}, 12, {})
     for measured, sent in results:
@@ -128,6 +129,7 @@ def test_a_probe_finds_what_the_links_impose() -> None:
         assert sent.messages >= 20
 
 
+@pytest.mark.alone
 def test_a_probe_of_a_lossy_link_counts_what_was_sent_again() -> None:
     measured, sent = on_nodes(2, probed, {"rate": 2e6, "delay": 0.02, "loss": 0.2}, 12, {})[0]
     assert sent.retransmitted_bytes > 0
@@ -135,6 +137,7 @@ def test_a_probe_of_a_lossy_link_counts_what_was_sent_again() -> None:
     assert measured.delay_s == pytest.approx(0.02, abs=0.01)
 
 
+@pytest.mark.alone
 def test_both_ends_of_a_link_agree_on_its_messages_whoever_imposes_it() -> None:
     """Where the sender does not impose the jitter itself, number and pace follow from what was asked all the same."""
     results = on_nodes(2, probed, {"rate": 4e6, "delay": 0.03, "jitter": 0.02}, 500, {"jitter": 0.0})

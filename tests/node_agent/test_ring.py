@@ -109,6 +109,7 @@ def test_only_neighbours_connect() -> None:
     assert on_nodes(5, programs.peers) == [2] * 5
 
 
+@pytest.mark.alone
 def test_shaped_links_give_what_was_asked_on_the_wall_clock() -> None:
     # 0.3 s of transmission. A busy machine may be late, but is never early; how late at rest, the benchmarks tell.
     length, rate, delay = 250_000, 4e7, 0.03
@@ -118,6 +119,7 @@ def test_shaped_links_give_what_was_asked_on_the_wall_clock() -> None:
         assert delay - 0.005 < measured_delay < delay + 0.2
 
 
+@pytest.mark.alone
 def test_both_directions_of_the_ring_run_at_once() -> None:
     # one all-reduce takes 0.6 s; one after the other, the two would take 1.2 s
     for took in on_nodes(4, programs.both_directions, 250_000, 2e7):

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from running import PATIENCE, command
 
 
-def test_the_temporary_folders_of_a_killed_command_are_removed_when_it_is_cleaned_up_after(tmp_path: Path) -> None:
-    temporary, file = tmp_path / "temporary", tmp_path / "two.yaml"
-    temporary.mkdir()
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """An empty folder whose name leaves room for those of sockets in it, 107 bytes in all."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_the_temporary_folders_of_a_killed_command_are_removed_when_it_is_cleaned_up_after(
+    temporary: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "two.yaml"
     file.write_text("nodes: [a, b]\ndefaults: {link: {rate: 1 Mbit/s}}\n")
     environment = {**os.environ, "TMPDIR": str(temporary), "XDG_RUNTIME_DIR": str(tmp_path)}
+    environment["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path / "torch")  # one that all processes of a user share
 
     def of_nodes() -> list[Path]:
         return list(temporary.glob("edgesim-*/*.log"))

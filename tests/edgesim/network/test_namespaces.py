@@ -102,6 +102,7 @@ def test_a_link_without_a_rate_is_left_as_it_is(kernel: Kernel) -> None:
         assert (one.link.rate, one.burst) == (None, None)
 
 
+@pytest.mark.alone
 def test_payload_has_the_rate_that_headers_leave(kernel: Kernel) -> None:
     """1.448 MB of payload are 1000 full packets: 0.6 s at 20 Mbit/s."""
     receive = (
@@ -182,6 +183,7 @@ print(sorted(times)[10])
 ECHO = "while octet := connection.recv(1): connection.sendall(octet)"
 
 
+@pytest.mark.alone
 def test_delay_through_the_relay(relaying: Kernel) -> None:
     with network(relaying, rate=10e6, delay=0.02) as made:
         assert connected(made, ECHOED, ECHO) == pytest.approx(0.04, abs=0.003)
@@ -191,6 +193,7 @@ def test_delay_through_the_relay(relaying: Kernel) -> None:
         assert one.relayed.packets_out == one.relayed.packets_in > 20
 
 
+@pytest.mark.alone
 def test_delay_by_netem(kernel: Kernel) -> None:
     if not kernel.netem:
         pytest.skip("this kernel has no netem")

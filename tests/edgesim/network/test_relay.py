@@ -23,6 +23,7 @@ WHY_NOT = missing()
 real = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 
+@pytest.mark.alone
 @real
 def test_datagrams_arrive_after_the_delay() -> None:
     with relayed_link(rate=50e6, delay=0.03) as link:
@@ -35,6 +36,7 @@ def test_datagrams_arrive_after_the_delay() -> None:
     assert counters.lateness_mean < 0.001
 
 
+@pytest.mark.alone
 @real
 def test_each_direction_has_its_own_settings() -> None:
     with relayed_link(rate=50e6, delay=0.02, backward={"rate": 50e6, "delay": 0.0}) as link:
@@ -50,6 +52,7 @@ def test_each_direction_has_its_own_settings() -> None:
     assert np.median(took) == pytest.approx(0.02, abs=0.005)
 
 
+@pytest.mark.alone
 @real
 @pytest.mark.parametrize("kind", ["normal", "uniform", "pareto"])
 def test_jitter_has_the_deviation_asked_for(kind: str) -> None:
@@ -61,6 +64,7 @@ def test_jitter_has_the_deviation_asked_for(kind: str) -> None:
     assert delays.std() == pytest.approx(0.004, rel=0.1)
 
 
+@pytest.mark.alone
 @real
 @pytest.mark.parametrize("settings", [{"loss": 0.05}, {"bursts": Bursts(enter=0.02, leave=0.3)}])
 def test_as_many_datagrams_are_lost_as_asked_for(settings: dict[str, object]) -> None:
@@ -84,6 +88,7 @@ def test_as_many_datagrams_are_lost_as_asked_for(settings: dict[str, object]) ->
         assert number - arrived == pytest.approx(number * mean, abs=2.6 * deviation)
 
 
+@pytest.mark.alone
 @real
 def test_a_closed_window_keeps_datagrams_until_it_opens() -> None:
     windows = (Window(start=0, end=1), Window(start=1.5, end=100))
@@ -101,6 +106,7 @@ def test_a_closed_window_keeps_datagrams_until_it_opens() -> None:
     assert counters.held >= 15
 
 
+@pytest.mark.alone
 @real
 def test_a_connection_outlives_a_closure_and_a_change() -> None:
     # 10 Mbit/s, closed from 0.3 s to 1.3 s of the clock, and 50 ms slower after

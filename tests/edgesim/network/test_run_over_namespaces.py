@@ -66,6 +66,7 @@ def test_the_kernels_links_train_the_same_parameters(kernel: Kernel, write_topol
     assert netns.config["network"]["means"] == {"n0--n1": "kernel"}
 
 
+@pytest.mark.alone
 def test_relayed_links_are_proved(relaying: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(namespaces, "WARM_UP", 0.3)
     file = tmp_path / "two.yaml"

@@ -379,7 +379,7 @@ def paths(data: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from paths(value, (*keys, key))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.sampled_from(list(paths(FULL))), values)
 def test_one_changed_value_anywhere_is_read_or_refused_at_its_place(
     tmp_path_factory: pytest.TempPathFactory, keys: tuple[Any, ...], value: object

@@ -639,7 +639,7 @@ values = st.recursive(
 sections = ["name", "seed", "defaults", "nodes", "links", "ring", "events", "emulation", "training"]
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(st.dictionaries(st.sampled_from(sections), values))
 @example({"nodes": ["\x1e"], "ring": []})
 @example({"nodes": ["a", "b"], "ring": [[], "b"], "events": [{"at": 0, "event": "down", "link": ["a", "b"]}]})
@@ -661,7 +661,7 @@ def paths(data: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from paths(value, (*keys, key))
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.sampled_from(list(paths(yaml.safe_load(EXAMPLE)))), values)
 def test_one_changed_value_anywhere_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, keys: tuple[Any, ...], value: object
