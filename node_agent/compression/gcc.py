@@ -59,7 +59,7 @@ class GCC(Coder):
     def compress(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds[list[Coded]]:
         given = {self.layers[name]: gradient for name, gradient in zip(names, gradients, strict=True)}
         dense = [layer for layer in given if self.kept_rows(layer, context) == layer.shape[0]]
-        bases = {layer: self.rows(layer, torch.arange(layer.shape[0])) for layer in dense}
+        bases = {layer: self.keeping(layer, torch.arange(layer.shape[0])) for layer in dense}
         sparse = {layer: gradient for layer, gradient in given.items() if layer not in bases}
         if sparse:
             chosen = yield from self.choose(sparse, context)
@@ -96,16 +96,18 @@ class GCC(Coder):
                 )
             bases.append(basis)
             told = told[length:]
+        if len(told):
+            raise PayloadError(f"mask of rank {leader}: found {len(told)} bytes behind the last layer")
         return bases
 
     def drawn(self, layer: Layer, context: StepContext) -> Rows:
         seed = context.generator(layer, shared=True).bit_generator.random_raw()
-        return self.rows(layer, torch.from_numpy(sample(layer.shape[0], self.kept_rows(layer, context), seed)))
+        return self.keeping(layer, torch.from_numpy(sample(layer.shape[0], self.kept_rows(layer, context), seed)))
 
     def best(self, layer: Layer, scores: Tensor, context: StepContext) -> Rows:
-        return self.rows(layer, largest(scores, self.kept_rows(layer, context)))
+        return self.keeping(layer, largest(scores, self.kept_rows(layer, context)))
 
-    def rows(self, layer: Layer, kept: Tensor) -> Rows:
+    def keeping(self, layer: Layer, kept: Tensor) -> Rows:
         return Rows(layer.shape, kept.cpu().numpy(), self.settings.fill)
 
     def bound(self, layer: Layer, context: StepContext) -> int:

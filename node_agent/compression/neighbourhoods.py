@@ -72,7 +72,7 @@ def windows(layer: Tensor, tiling: Tiling, side: int, signed: bool) -> Iterator[
     In float64, where no square of a float32 is out of range. What is below the resolution of float32 entries is a
     deviation of 0."""
     rows, columns, half = tiling.rows, tiling.columns, side // 2
-    step = max(1, CHUNK // (2 * columns))
+    step = min(rows, max(1, CHUNK // (4 * columns)))
     padded = torch.zeros(2, step + 2 * half, columns + 2 * half, dtype=torch.float64)
     across = _counts(0, columns, columns, half)
     for top in range(0, rows, step):
@@ -89,8 +89,9 @@ def windows(layer: Tensor, tiling: Tiling, side: int, signed: bool) -> Iterator[
 
         sums = consecutive(consecutive(padded[:, : bottom - top + 2 * half], side, 1), side, 2)
         mean, square = sums.div_(torch.outer(_counts(top, bottom, rows, half), across))
-        variance = square - mean.square()
-        variance.masked_fill_(variance < 2.0**-46 * square, 0)
+        resolution = 2.0**-46 * square
+        variance = square.sub_(mean.square())
+        variance.masked_fill_(variance < resolution, 0)
         yield Block(slice(top, bottom), x[half : half + bottom - top, half : half + columns], mean, variance.sqrt_())
 
 

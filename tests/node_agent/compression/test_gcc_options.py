@@ -34,8 +34,8 @@ def draw(seed: int) -> dict[str, Tensor]:
     return {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
 
 
-def kept_of(compressor_outcome: Any) -> dict[str, list[int]]:
-    return {one.layer.name: one.basis.kept.tolist() for one in compressor_outcome.said if isinstance(one.basis, Rows)}
+def kept_of(outcome: Any) -> dict[str, list[int]]:
+    return {one.layer.name: one.basis.kept.tolist() for one in outcome.said if isinstance(one.basis, Rows)}
 
 
 def by_loops(selector: str, a: Matrix) -> Matrix:
@@ -169,6 +169,12 @@ def test_leaders_take_turns() -> None:
         assert [kept_of(outcome) for outcome in outcomes] == [kept_of(its_own)] * 3
 
 
+def test_a_node_alone_is_its_own_leader() -> None:
+    gradients = list(draw(3).values())
+    payloads = [nodes(1, mask=mask)[0].encode(gradients) for mask in ("leader", "scores", "local")]
+    assert bytes(payloads[0]) == bytes(payloads[1]) == bytes(payloads[2])
+
+
 def test_a_leaders_mask_of_other_rows_is_refused() -> None:
     ring = nodes(2, mask="leader", density=0.5) + nodes(1, mask="leader", density=0.25)
     with pytest.raises(PayloadError, match=r"mask of rank 0: layer a: found 21 rows kept.*; expected 10"):
@@ -200,10 +206,8 @@ def test_random_rows_are_others_in_every_step_and_layer() -> None:
 def test_a_fault_is_told_to_all(mask: str) -> None:
     gradients = [draw(k) for k in range(3)]
     gradients[1]["c"][0, 0] = torch.nan
-    layers = [Layer(name, shape) for name, shape in SHAPES.items()]
-    running = [create("gcc", layers, mask=mask) for _ in range(3)]
     with pytest.raises(GradientError, match=r"layer c: 1 of 1155 .* \(rank 1\)"):
-        exchange(running, gradients)
+        exchange(nodes(3, mask=mask), gradients)
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -232,8 +236,7 @@ def test_density_one_is_dense_under_every_mask() -> None:
             assert torch.equal(mean, (gradients[0][name] + gradients[1][name]) / 2)
 
 
-def test_a_payload_is_no_longer_the_methods() -> None:
-    # What was encoded must not change as the residual does.
+def test_a_payload_does_not_change_as_the_residual_does() -> None:
     (compressor,) = nodes(1, density=1.0)
     gradients = draw(5)
     payload = compressor.encode(list(gradients.values()))
