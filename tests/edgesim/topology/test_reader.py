@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from edgesim.topology.reader import TopologyError, read
 from edgesim.topology.schema import Topology
-from node_agent.compression.settings import GCCSettings, NSISettings
+from node_agent.compression.settings import CATALOGUE, GCCSettings, NSISettings
+
+NAMES = " or ".join(", ".join(CATALOGUE).rsplit(", ", 1))
 
 EXAMPLE = """\
 name: leo-ring-4
@@ -419,7 +421,7 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
         training:
           compressor:
             - {name: gcc, density: 1.5, densty: 1}
-            - {name: nsi, neighbourhood: 2.5, layer_rule: uniformly, momentum: .nan}
+            - {name: nsi, neighbourhood: 2.5, layer_rule: uniformly, smoothing: .nan}
             - {name: none, error_feedback: true}
             - topc
             - {density: 0.5}
@@ -429,16 +431,16 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
         [
             "bad.yaml:4: training.compressor.0.density: found 1.5, allowed a number above 0 and at most 1",
             "bad.yaml:4: training.compressor.0.densty: found an unknown key, "
-            "allowed error_feedback, name or density; did you mean 'density'?",
+            "allowed name, error_feedback, density, selector, fill or mask; did you mean 'density'?",
             "bad.yaml:5: training.compressor.1.neighbourhood: found 2.5, "
-            "allowed a whole number of at least 1 and at most 64",
+            "allowed a whole number of at least 1 and at most 63",
             "bad.yaml:5: training.compressor.1.layer_rule: found 'uniformly', "
-            "allowed uniform or proportional; did you mean 'uniform'?",
-            "bad.yaml:5: training.compressor.1.momentum: found nan, allowed a number of at least 0 and below 1",
+            "allowed uniform, proportional, relative_change or global_threshold; did you mean 'uniform'?",
+            "bad.yaml:5: training.compressor.1.smoothing: found nan, allowed a number of at least 0 and below 1",
             "bad.yaml:6: training.compressor.2.error_feedback: found true, allowed false",
-            "bad.yaml:7: training.compressor.3: found 'topc', allowed none, fp16, topk, gcc or nsi, "
+            f"bad.yaml:7: training.compressor.3: found 'topc', allowed {NAMES}, "
             "or a mapping with one of these as its name; did you mean 'topk'?",
-            "bad.yaml:8: training.compressor.4: found a mapping without a name, allowed none, fp16, topk, gcc or nsi, "
+            f"bad.yaml:8: training.compressor.4: found a mapping without a name, allowed {NAMES}, "
             "or a mapping with one of these as its name",
             "bad.yaml:10: training.compressor.6.error_feedback: found 1, allowed true or false",
         ],
