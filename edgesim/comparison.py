@@ -122,7 +122,10 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def _compressor(run: Run) -> str | None:
-    settings = summary.of(run).get("compressor")
+    found = summary.of(run)
+    settings = found.get("compressor")
+    if settings and found.get("density"):  # it followed the link
+        settings = {**settings, _ALWAYS_SHOWN: "auto"}
     return compressor_label(settings) if settings else None
 
 

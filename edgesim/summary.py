@@ -59,6 +59,7 @@ def summarise(
         "links_imposed": topology.get("emulation", {}).get("links"),
         "tcp_congestion_control": (run.config.get("network") or {}).get("tcp_congestion_control"),
         "compressor": run.config.get("compressor"),
+        "density": _followed(training.get("density"), steps["density"]),
         "workload": training.get("workload"),
         "scene": run.config.get("scene"),
         "prior": run.config.get("prior"),
@@ -125,6 +126,14 @@ def summarise(
         }
     content: dict[str, Any] = plain(summary)
     return content
+
+
+def _followed(bounds: Mapping[str, float] | None, densities: NDArray[Any]) -> dict[str, Any] | None:
+    """Where a density followed the link: within which bounds, and what it came to."""
+    known = densities[np.isfinite(densities)]
+    if not bounds or not len(known):
+        return None
+    return {**bounds, "median": float(np.median(known)), "last": float(known[-1])}
 
 
 def read_back_links(run: Run) -> dict[tuple[str, str], dict[str, Any]]:

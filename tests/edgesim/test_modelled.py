@@ -93,3 +93,19 @@ def test_a_pause_is_no_computing(write_topology: Write, tmp_path: Path) -> None:
     assert found["time_s"] > 100
     assert found["step_time_s"]["compute"] < 1
     assert found["energy_j"]["n0"] < 5 * 101  # 4.8 W at rest
+
+
+def test_a_density_follows_the_link_and_is_the_same_on_all_nodes(file: Path, tmp_path: Path) -> None:
+    text = file.read_text().replace("nsi, density: 0.1", "topk, density: 0.01").replace("steps: 4", "steps: 16")
+    text = text.replace("  bucket: 4 kB\n", "  density: {lowest: 0.002, highest: 0.3}\n  bucket: 4 kB\n")
+    file.write_text(text.replace(", jitter: 1 ms, loss: 1 %", ""))
+    found = run(file, tmp_path / "run")
+    of = load(tmp_path / "run").of_node
+    densities = of("n0")["density"]
+    assert np.array_equal(densities, of("n1")["density"])
+    assert np.array_equal(densities, of("n2")["density"])
+    # The boards compute for less time than the link takes even for this: as little as is allowed is sent from then on.
+    assert densities[:5].tolist() == [0.01] * 5
+    assert densities[-1] == found["density"]["last"] == 0.002
+    assert of("n0")["values_sent"][-1] < of("n0")["values_sent"][0]
+    assert found["compressor"]["density"] == 0.01
