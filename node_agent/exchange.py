@@ -121,7 +121,7 @@ class Exchange:
             try:
                 while turn in waiting:
                     clock.wait_until(waiting.pop(turn))
-                    self._average(self.buckets[turn], clock)
+                    self._average(self.buckets[turn])
                     turn += 1
             except Exception as error:  # handed to the training thread, which raises it from `finish`
                 self._done.put(error)
@@ -131,32 +131,45 @@ class Exchange:
                 self._account.ended = clock.now()
                 self._done.put(None)
 
-    def _average(self, bucket: Bucket, clock: Clock) -> None:
-        account = self._account
+    def _average(self, bucket: Bucket) -> None:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad.detach().contiguous() for p in bucket.parameters]
-        context = StepContext(self._ring.size, self._step, self._ring.rank, self._compressor.seed)
-        rounds = self._compressor.rounds(bucket.names, gradients, context, into=gradients)
-        reply: Any = None
-        try:
-            while True:
-                began = clock.now()
-                one = rounds.send(reply)
-                encoded = clock.now()
-                reply = self._reduce(one)
-                account.encode += encoded - began
-                account.ring += clock.now() - encoded
-                account.values += one.values
-        except StopIteration:
-            for name, parameter, mean in zip(bucket.names, bucket.parameters, gradients, strict=True):
-                parameter.grad = mean
-                check(Layer(name, tuple(parameter.shape)), parameter.grad)  # a sum of finite values may not be finite
-            account.decode += clock.now() - began
+        average(bucket.names, gradients, self._compressor, self._ring, self._step, self._account)
+        for parameter, mean in zip(bucket.parameters, gradients, strict=True):
+            parameter.grad = mean
 
-    def _reduce(self, one: Round) -> Tensor | list[Tensor]:
-        if one.reduction == "private":
-            return self._ring.all_gather(one.data)
-        self._ring.all_reduce(one.data)
-        return one.data
+
+def average(
+    names: Sequence[str], gradients: Sequence[Tensor], compressor: Compressor, ring: Ring, step: int, account: Account
+) -> None:
+    """Replace these layers' gradients by their means over the nodes of the ring, and add to the account what it took.
+
+    Raises GradientError on every node where a gradient of any node, or a mean, is not finite; LinkError if a neighbour
+    fails.
+    """
+    clock = ring.clock
+    context = StepContext(ring.size, step, ring.rank, compressor.seed)
+    rounds = compressor.rounds(names, gradients, context, into=gradients)
+    reply: Any = None
+    try:
+        while True:
+            began = clock.now()
+            one = rounds.send(reply)
+            encoded = clock.now()
+            reply = _reduced(one, ring)
+            account.encode += encoded - began
+            account.ring += clock.now() - encoded
+            account.values += one.values
+    except StopIteration:
+        for name, mean in zip(names, gradients, strict=True):
+            check(compressor.layers[name], mean)  # a sum of finite values may not be finite
+        account.decode += clock.now() - began
+
+
+def _reduced(one: Round, ring: Ring) -> Tensor | list[Tensor]:
+    if one.reduction == "private":
+        return ring.all_gather(one.data)
+    ring.all_reduce(one.data)
+    return one.data
 
 
 def layers_of(model: nn.Module) -> list[Layer]:
