@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import ddp_programs
@@ -11,6 +17,8 @@ from processes import on_nodes
 
 from node_agent.compression import configure
 from node_agent.compression.settings import CATALOGUE
+
+ROOT = Path(__file__).parents[2]
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "topk": {"density": 0.1},
@@ -75,3 +83,33 @@ def test_what_cannot_be_exchanged_is_refused(found: list[dict[str, Any]]) -> Non
 def test_a_neighbour_that_takes_no_part_is_named(found: list[dict[str, Any]]) -> None:
     assert "link 1->2: silent for 2 s" in found[2]["abandoned"]
     assert "the exchange is closed" in found[1]["abandoned"]
+
+
+def test_the_readmes_example_is_a_program(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (program,) = [block for block in blocks if "exchange_hook" in block]
+    script = tmp_path / "train.py"
+    script.write_text(program)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(script)],
+            env={**common, "RANK": str(rank), "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        printed = [rank.communicate(timeout=240)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    for said in printed:
+        sent = re.search(r"(\d+) bytes sent", said)
+        # 205 of 64 x 64 weights, 4 bytes each, and 129 entries of the other layers, summed by a ring of two
+        assert sent and int(sent[1]) > 20 * 4 * (205 + 129)
