@@ -85,8 +85,9 @@ def render(runs: Sequence[Run]) -> RenderableType:
     for controls in (_controls_table(runs), _differences_table(runs)):
         if controls is not None:
             parts += [Text(""), controls]
-    mended = list(_mended_lines(runs))
-    return Group(*parts, *([Text(""), *map(Text, mended)] if mended else []))
+    for lines in (list(_carried_lines(runs)), list(_mended_lines(runs))):
+        parts += [Text(""), *map(Text, lines)] if lines else []
+    return Group(*parts)
 
 
 def _row(run: Run) -> dict[str, Any]:
@@ -224,6 +225,19 @@ def _title(row: Mapping[str, Any]) -> Text:
 
 def _steps(count: int | None) -> str:
     return f"{count or 0} step{'' if count == 1 else 's'}"
+
+
+def _carried_lines(runs: Sequence[Run]) -> Iterator[str]:
+    """What left by the links' devices of the bytes that the nodes sent, where the kernel counted it."""
+    for label, run in zip(labels(runs), runs, strict=True):
+        entries = [entry for entry in summary.of(run).get("ledger", {}).values() if entry.get("carried_ratio")]
+        if entries:
+            sent, carried, header, transport, whole = (
+                sum(entry[f"{what}_bytes"] for entry in entries)
+                for what in ("encoded", "carried", "header", "transport", "interface")
+            )
+            besides = (header + transport) / (whole - header - transport)
+            yield f"{label}: links carried {carried / sent:.4f} × the bytes sent, and {100 * besides:.1f} % of headers"
 
 
 def _mended_lines(runs: Sequence[Run]) -> Iterator[str]:

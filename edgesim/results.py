@@ -25,7 +25,7 @@ import os
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,14 @@ _RECEIVED = tuple(measure.name for measure in fields(Received))
 STEP_COLUMNS = (
     *("step", "rank", "node", "time_s", "duration_s", "loss"),
     *(f"{part}_s" for part in PARTS),
-    *("bytes_sent", "values_sent", "fingerprint"),
+    *("bytes_sent", "values_sent", "density", "fingerprint", "formula_bytes"),
+    *("interface_bytes", "interface_packets", "retransmitted_packets"),
 )
 LINK_COLUMNS = ("step", "time_s", "source", "target", *_SENT, *_RECEIVED)
 TELEMETRY_COLUMNS = tuple(sample.name for sample in fields(Telemetry))
 
 _TEXT = ("node", "source", "target")
-_FRACTIONAL = ("loss", "rate_bits", "cpu_percent")
+_FRACTIONAL = ("loss", "density", "rate_bits", "cpu_percent")
 """beside every column in seconds; the others count something"""
 
 _HEADERS = {"steps.csv": STEP_COLUMNS, "links.csv": LINK_COLUMNS, "telemetry.csv": TELEMETRY_COLUMNS}
@@ -232,8 +233,9 @@ class RunFolder:
             raise ValueError("the configuration must be written before the first step is recorded")
         parts = (getattr(step.parts, part) for part in PARTS)
         when = (step.step, step.rank, step.node, step.time_s, step.duration_s, step.loss)
-        counts = (step.sent.message_bytes, step.values_sent, step.fingerprint)
-        self._steps.writerow(_cells((*when, *parts, *counts)))
+        counts = (step.sent.message_bytes, step.values_sent, step.density, step.fingerprint, step.formula_bytes)
+        device = astuple(step.carried) if step.carried is not None else ("", "", "")
+        self._steps.writerow(_cells((*when, *parts, *counts, *device)))
         if self._ring:
             source, target = self._ring[step.rank]
             self._join((step.step, source, target), _LinkStep(time_s=step.time_s, sent=step.sent))

@@ -106,7 +106,7 @@ class Experiment:
         factors = {node.name: node.compute_factor for node in topology.nodes}
         inside: list[dict[str, Any]] = [{}] * len(names)
         if network is not None:
-            inside = [network.inside(rank) for rank in range(len(names))]
+            inside = [{**network.inside(rank), "egress": network.plan.egress(rank)} for rank in range(len(names))]
         bare = topology.emulation.clock == "wall" and all(link.bare for link in links.values())
         probe = None
         if topology.emulation.clock == "wall" and links and not bare:
@@ -137,6 +137,7 @@ class Experiment:
                 probe=probe and probe.model_copy(update={"shared": hops[rank - 1].shared}),
                 timeout=silence,
                 compressor=compressor,
+                density=training.density,
                 bucket_bytes=training.bucket,
                 workload=BackgroundSettings(
                     scene=_scene_settings(topology),

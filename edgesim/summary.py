@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesim.ledger import ledger
 from edgesim.network.shaping import payload_rate
 from edgesim.results import PARTS, Columns, Run
 from edgesim.topology.paths import Hop
@@ -45,6 +46,8 @@ def summarise(
     losses = [rows[node]["loss"][-1] for node in nodes if len(rows[node]["loss"])]
     digests = {event["params_sha256"] for event in finished}
     agree = _agree(run, len(finished), digests)
+    read_back = read_back_links(run)
+    entries = ledger(run, read_back)
     summary = {
         "status": status,
         "error": error,
@@ -92,14 +95,19 @@ def summarise(
         },
         "link_utilisation": {},
         "links": {},
+        "ledger": {f"{source}->{target}": entry.described() for (source, target), entry in entries.items()},
         "deviations": [
             f"link {event['link']}: {missed}" for event in run.events_of("probed") for missed in event["deviations"]
+        ]
+        + [
+            f"link {source}->{target}: {missed}"
+            for (source, target), entry in entries.items()
+            for missed in entry.deviations(at_rest=len(finished) == len(nodes))
         ],
         "energy_j": _energy(run, rows),
         "params_sha256": digests.pop() if len(digests) == 1 and agree else None,
         "nodes_agree": agree,
     }
-    read_back = read_back_links(run)
     hops, hop_settings = run.hops, run.hop_settings
     probed = {event["link"]: event for event in run.events_of("probed")}
     for source, target in run.ring:

@@ -41,6 +41,20 @@ class Sent:
 
 
 @dataclass(frozen=True)
+class Carried:
+    """What left by the network device of a node's outgoing link during one step, by the kernel's count: all of it,
+    headers of packets, acknowledgements and what the node passed on for others included."""
+
+    bytes: int
+    packets: int
+    retransmitted: int
+    """TCP segments that the node sent again, by whichever device"""
+
+    def __sub__(self, other: Carried) -> Carried:
+        return Carried(self.bytes - other.bytes, self.packets - other.packets, self.retransmitted - other.retransmitted)
+
+
+@dataclass(frozen=True)
 class Received:
     """What a node measured on its incoming link during one step; see `node_agent.meter`."""
 
@@ -166,6 +180,12 @@ class Step:
     """gradient values that the payloads carried"""
     fingerprint: int
     """of all parameters after the step; equal on all nodes or the run fails"""
+    formula_bytes: int
+    """what the collectives that were called put on the outgoing link by their formula, headers included"""
+    density: float | None = None
+    """that the compressor was asked for; None: it has none"""
+    carried: Carried | None = None
+    """None: the node imposes the link itself, and no device is the link's own"""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,8 @@ class Account:
     ring: float = 0.0
     decode: float = 0.0
     values: int = 0
+    formula_bytes: int = 0
+    """that the rounds' collectives send by their formula"""
     ended: float = 0.0
 
 
@@ -155,7 +157,7 @@ def average(
             began = clock.now()
             one = rounds.send(reply)
             encoded = clock.now()
-            reply = _reduced(one, ring)
+            reply = _reduced(one, ring, account)
             account.encode += encoded - began
             account.ring += clock.now() - encoded
             account.values += one.values
@@ -165,11 +167,15 @@ def average(
         account.decode += clock.now() - began
 
 
-def _reduced(one: Round, ring: Ring) -> Tensor | list[Tensor]:
+def _reduced(one: Round, ring: Ring, account: Account) -> Tensor | list[Tensor]:
+    data = one.data
     if one.reduction == "private":
-        return ring.all_gather(one.data)
-    ring.all_reduce(one.data)
-    return one.data
+        gathered = ring.all_gather(data)
+        account.formula_bytes += ring.all_gather_bytes([message.numel() for message in gathered])
+        return gathered
+    ring.all_reduce(data)
+    account.formula_bytes += ring.all_reduce_bytes(data.numel(), data.element_size())
+    return data
 
 
 def layers_of(model: nn.Module) -> list[Layer]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from node_agent.compression.settings import AnyCompressorSettings
+from node_agent.compression.settings import AnyCompressorSettings, AutomaticDensity
 
 FRAME = 1024 * 1024
 """bytes of payload in the largest message; longer ones are cut, so that a relaying node can pass on their beginning
@@ -185,10 +185,17 @@ class Job(Settings):
         default=None, description="network interface past the links; None: the data plane's own, where nothing is held"
     )
     imposed: Literal["node", "kernel"] = Field(default="node", description="who imposes the outgoing link")
+    egress: str | None = Field(
+        default=None,
+        description="network device by which packets to the next node leave; None: none is the link's own",
+    )
     entrance: Entrance | None = Field(default=None, description="namespaces to enter first; None: the host's own")
     probe: ProbeSettings | None = Field(default=None, description="links are measured first; None: they are not")
     timeout: float = Field(default=60.0, description="longest silence from a neighbour, beyond its link's own time, s")
     compressor: AnyCompressorSettings
+    density: AutomaticDensity | None = Field(
+        default=None, description="within these bounds the compressor's density follows the link; None: it does not"
+    )
     bucket_bytes: int = Field(default=25 * 2**20, description="gradients gathered before an exchange starts")
     workload: WorkloadSettings | None = Field(
         default=None, description="None: links are measured, and nothing is trained"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from node_agent.clock import Clock, WallClock, sleep_until
 from node_agent.events import Sent
-from node_agent.link_model import LinkModel
+from node_agent.link_model import TRANSPORT_HEADER, LinkModel
 from node_agent.meter import Meter
 from node_agent.transport import HEADER_BYTES, Channel, Frame, FramePool
 
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 POSTED = 8
 """receives kept ready on every incoming link, so that a message never waits for its receiver to ask for it"""
-
-
-TRANSPORT_HEADER = 48
-"""bytes that Gloo puts before each message (gloo/transport/tcp/pair.h, Op::preamble)"""
 
 
 class OutgoingLink:

@@ -15,8 +15,8 @@ from node_agent.clock import WallClock
 from node_agent.events import Measured, Sent
 from node_agent.job import LinkSettings, ProbeSettings
 from node_agent.judgement import DELAY_FLOOR
-from node_agent.link import TRANSPORT_HEADER, IncomingLink, OutgoingLink
-from node_agent.link_model import LinkError
+from node_agent.link import IncomingLink, OutgoingLink
+from node_agent.link_model import TRANSPORT_HEADER, LinkError
 from node_agent.transport import HEADER_BYTES, FramePool
 
 PAUSE = 0.01

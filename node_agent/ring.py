@@ -14,7 +14,7 @@ The owner of a chunk keeps exactly the bytes that it hands to the others: all no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -49,6 +49,14 @@ def all_reduce_traffic(numel: int, itemsize: int, size: int, rank: int, frame: i
         octets += (stop - start) * itemsize
         messages += -(-(stop - start) * itemsize // frame)
     return octets, messages
+
+
+def all_gather_traffic(lengths: Sequence[int], rank: int, frame: int) -> tuple[int, int]:
+    """Payload bytes and messages that node `rank` sends in one all-gather of payloads of these bytes, one a node, with
+    frames of `frame` bytes; an empty payload takes a message, too."""
+    size = len(lengths)
+    passed = [lengths[(rank - hop) % size] for hop in range(size - 1)]
+    return sum(passed), sum(max(1, -(-length // frame)) for length in passed)
 
 
 class Ring:
@@ -152,11 +160,16 @@ class Ring:
         for start in range(0, max(total, int(at_least_one)), self._frame):
             self.outgoing.send(self._pool.take().fill(octets[start : start + self._frame], total), self.clock)
 
-    def dense_bytes(self, numel: int, itemsize: int = 4) -> int:
-        """Bytes, headers included, that this node would send to all-reduce `numel` values."""
+    def all_reduce_bytes(self, numel: int, itemsize: int = 4) -> int:
+        """Bytes, headers included, that this node sends to all-reduce `numel` values, by the formula."""
         header = 0 if self._bare is not None else HEADER_BYTES
         octets, messages = all_reduce_traffic(numel, itemsize, self.size, self.rank, self._frame)
         return octets + messages * header
+
+    def all_gather_bytes(self, lengths: Sequence[int]) -> int:
+        """Bytes, headers included, that this node sends to all-gather payloads of these bytes, by the formula."""
+        octets, messages = all_gather_traffic(lengths, self.rank, self._frame)
+        return octets + messages * HEADER_BYTES
 
     @property
     def quiet_at(self) -> float:

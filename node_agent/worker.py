@@ -28,6 +28,7 @@ from node_agent.link_model import ConnectionLost, LinkError, LinkModel, expected
 from node_agent.pauses import Pauses
 from node_agent.probe import ATTEMPTS, LinkDeviation, measure
 from node_agent.ring import Ring
+from node_agent.telemetry.device import carried
 from node_agent.telemetry.process import Telemetry
 from node_agent.transport import Channel, FramePool, Handshake, pass_on
 from node_agent.work import Work
@@ -128,7 +129,7 @@ def _prepare_and_train(
     prepared = ring.outgoing.sent if ring.outgoing else events.Sent()
     link = ring.outgoing.model.settings if ring.outgoing and job.imposed == "node" else None
     buckets = make_buckets(list(workload.model.named_parameters()), job.bucket_bytes)
-    dense = sum(ring.dense_bytes(sum(p.numel() for p in bucket.parameters)) for bucket in buckets)
+    dense = sum(ring.all_reduce_bytes(sum(p.numel() for p in bucket.parameters)) for bucket in buckets)
     emit(events.Started(job.rank, job.node, os.getpid(), facts, prepared, clock.now(), dense, link))
 
     observer = Observer(job, workload, clock, handshake, emit)
@@ -187,11 +188,12 @@ def _steps(
 ) -> events.Finished:
     model = workload.model
     optimiser = torch.optim.Adam(model.parameters(), lr=workload.learning_rate)
-    compressor = create(job.compressor, layers_of(model), seed=job.seed)
+    compressor = create(job.compressor, layers_of(model), seed=job.seed, automatic=job.density)
     exchange = Exchange(model, compressor, ring, job.bucket_bytes, clock)
     sent = ring.outgoing.sent if ring.outgoing else events.Sent()
     if ring.incoming:
         ring.incoming.meter.measured()
+    device = carried(job.egress) if job.egress is not None else None
     began = time_s = clock.now()
     for step in range(1, job.steps + 1):
         exchange.start(step - 1)
@@ -209,8 +211,11 @@ def _steps(
 
         now = clock.now()
         idle = now - done + clock.rested - rested
+        density = compressor.density
+        compressor.observe(done - time_s - exposed, account.encode + account.ring + account.decode)
         with clock.stopped():
             before_step, sent = sent, ring.outgoing.sent if ring.outgoing else sent
+            device_before, device = device, carried(job.egress) if job.egress is not None else None
             step_sent = sent - before_step
             emit(
                 events.Step(
@@ -224,7 +229,10 @@ def _steps(
                     sent=step_sent,
                     received=ring.incoming.meter.measured() if ring.incoming else events.Received(),
                     values_sent=account.values,
+                    density=density,
                     fingerprint=fingerprint(model),
+                    formula_bytes=account.formula_bytes,
+                    carried=device - device_before if device and device_before else None,
                 )
             )
         if observer.due(step):

@@ -32,6 +32,7 @@ from edgesim.network.plan import (
     Wire,
     aside_address,
     data_address,
+    device_to,
     relay_groups,
 )
 from edgesim.network.relay import Relay, RelayFailed, Tunnel
@@ -233,7 +234,7 @@ class Keeper:
         assert self._plan is not None
         for other, hop in self._plan.next_hops(rank).items():
             via = None if other == hop else data_address(hop)
-            node.route(f"{data_address(other)}/32", f"to-{hop}", via=via, source=data_address(rank))
+            node.route(f"{data_address(other)}/32", device_to(hop), via=via, source=data_address(rank))
 
     def begin(self, origin: float) -> None:
         """The run's clock shows 0 at `origin` of this host's monotonic clock; may be said again where it was set."""

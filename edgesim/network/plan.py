@@ -86,8 +86,8 @@ class Wire:
     means: Means
 
     def device(self, end: int) -> str:
-        """The name of the device at end 0 or 1, after the node at the other end."""
-        return f"to-{self.ends[1 - end]}"
+        """The name of the device at end 0 or 1."""
+        return device_to(self.ends[1 - end])
 
     def together(self, end: int) -> int:
         """How many packets of a TCP connection the device at end 0 or 1 may be given as one."""
@@ -126,6 +126,11 @@ class Plan:
         found = ways(range(len(self.nodes)), [wire.ends for wire in self.wires], rank)
         return {other: way[1] for other, way in found.items()}
 
+    def egress(self, rank: int) -> str | None:
+        """The device by which packets to the next node of the ring leave; None of a node that is alone."""
+        following = (rank + 1) % len(self.nodes)
+        return None if following == rank else device_to(self.next_hops(rank)[following])
+
 
 @dataclass(frozen=True)
 class Applied:
@@ -151,6 +156,11 @@ class Built:
     """pids"""
     real_time: bool | None
     """whether all relays go before ordinary processes; None: there is none"""
+
+
+def device_to(neighbour: int) -> str:
+    """The name of a device at one end of a link, after the rank of the node at the other."""
+    return f"to-{neighbour}"
 
 
 def data_address(rank: int) -> str:

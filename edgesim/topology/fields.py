@@ -16,7 +16,7 @@ from pydantic_core import CoreSchema, core_schema
 from edgesim import devices
 from edgesim.topology.problems import Refusal, closest, listed, shown
 from edgesim.topology.quantities import ANGLE, FRACTION, LENGTH, RATE, SIZE, TIME, Kind, parse_within
-from node_agent.compression.settings import CATALOGUE, AnyCompressorSettings, CompressorSettings
+from node_agent.compression.settings import CATALOGUE, AnyCompressorSettings, AutomaticDensity, CompressorSettings
 
 LATEST = 10 * 365.25 * 86400
 """s; the end of time, by a run's clock"""
@@ -165,6 +165,25 @@ def _compressor(value: Any) -> CompressorSettings:
         )
     # Strictly, and as JSON, in which a list is a tuple: a density of `true` or "0.5" is a mistake.
     return CATALOGUE[name].model_validate_json(json.dumps(settings), strict=True)
+
+
+def _automatic(value: Any) -> Any:
+    if value == "auto":
+        return AutomaticDensity()
+    if value is None or isinstance(value, AutomaticDensity):
+        return value
+    if not isinstance(value, dict):
+        raise Refusal(shown(value), "auto, or a mapping of lowest and highest")
+    return AutomaticDensity.model_validate_json(json.dumps(value), strict=True)
+
+
+@dataclass(frozen=True)
+class _AutomaticSchema:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"const": "auto"}, handler(schema)]}
+
+
+Density = Annotated[AutomaticDensity | None, BeforeValidator(_automatic), _AutomaticSchema()]
 
 
 def _listed(value: Any) -> Any:

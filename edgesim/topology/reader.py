@@ -19,7 +19,7 @@ from edgesim.topology.fields import MOMENT, Quantity
 from edgesim.topology.problems import Problem, Refusal, TopologyError, closest, dotted, listed, shown
 from edgesim.topology.schema import Topology
 from edgesim.topology.source import Keys, Source, read_text
-from node_agent.compression.settings import CATALOGUE, CompressorSettings
+from node_agent.compression.settings import CATALOGUE, CompressorSettings, SettingError
 
 __all__ = ["TopologyError", "place_of", "read", "read_constellation"]
 
@@ -126,6 +126,8 @@ def _refusal(detail: ErrorDetails, section: Any) -> Refusal:
         return error
     *above, last = detail["loc"]
     value = detail["input"]
+    if isinstance(error, SettingError):
+        return Refusal(shown(value), str(error))
     if isinstance(last, int):
         (listing,) = _alternatives(_fields(above[:-1], section)[str(above[-1])].annotation)
         element = get_args(listing)[0]

@@ -23,13 +23,13 @@ from edgesim.topology.computing import compute, mismatches, resolved
 from edgesim.topology.consistency import inconsistencies, neighbours
 from edgesim.topology.constellation import Constellation, with_nodes
 from edgesim.topology.events import Event, imposed
-from edgesim.topology.fields import Compressors, Device, Fraction, Name, NameSchema, Size, Timeout
+from edgesim.topology.fields import Compressors, Density, Device, Fraction, Name, NameSchema, Size, Timeout
 from edgesim.topology.links import Link, LinkDefaults, default_queue
 from edgesim.topology.paths import Hop, ring_hops
-from edgesim.topology.problems import Refusal, shown
+from edgesim.topology.problems import Refusal, listed, shown
 from edgesim.topology.section import Section, given, without_default
 from edgesim.topology.visibility import Passage, governed, misfits
-from node_agent.compression.settings import CompressorSettings, NoneSettings
+from node_agent.compression.settings import AutomaticDensity, CompressorSettings, NoneSettings
 from node_agent.job import LinkSettings
 
 DEFAULT_SCENE = "indian-pines"
@@ -144,6 +144,12 @@ class Training(Section):
         min_length=1,
         description="a name, a mapping of name and settings, or a list of these to compare on the same links",
     )
+    density: Density = Field(
+        default=None,
+        json_schema_extra=without_default,
+        description="auto, or bounds, lowest and highest: the compressors' density follows the link, so that an "
+        "exchange takes as long as computing; not given: the compressor's own",
+    )
     steps: int = Field(default=400, ge=1, le=10**6, strict=True, description="optimiser steps")
     batch: int = Field(default=256, ge=1, le=10**6, strict=True, description="background pixels a step and node")
     learning_rate: float = Field(default=1e-4, gt=0, le=10, strict=True, description="of Adam")
@@ -185,6 +191,15 @@ class Training(Section):
         for i, settings in enumerate(value):
             if settings in value[:i]:
                 raise Refusal(f"{settings.model_dump()['name']} twice with the same settings", "different ones")
+        return value
+
+    @field_validator("density")
+    @classmethod
+    def _of_a_compressor(cls, value: AutomaticDensity | None, info: ValidationInfo) -> AutomaticDensity | None:
+        compressors = info.data.get("compressor", ())
+        if value is not None and compressors and not any(settings.has_density for settings in compressors):
+            named = listed(settings.name for settings in compressors)
+            raise Refusal(f"a density for {named}", "none, or a compressor that has one")
         return value
 
 

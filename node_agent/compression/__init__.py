@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from node_agent.compression.settings import CATALOGUE, CompressorSettings
+from node_agent.compression.settings import CATALOGUE, AutomaticDensity, CompressorSettings, SettingError
 
 if TYPE_CHECKING:
     from node_agent.compression.base import Layer
@@ -31,16 +31,24 @@ def configure(name: str, /, **values: Any) -> CompressorSettings:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"compressor {name}: {where}: found {first['input']!r}; {first['msg']}") from None
+        reason = first.get("ctx", {}).get("error")
+        allowed = f"allowed {reason}" if isinstance(reason, SettingError) else first["msg"]
+        raise ValueError(f"compressor {name}: {where}: found {first['input']!r}; {allowed}") from None
 
 
 def create(
-    settings: CompressorSettings | str, layers: Sequence[Layer] | None = None, /, *, seed: int = 0, **overrides: Any
+    settings: CompressorSettings | str,
+    layers: Sequence[Layer] | None = None,
+    /,
+    *,
+    seed: int = 0,
+    automatic: AutomaticDensity | None = None,
+    **overrides: Any,
 ) -> Compressor:
     """A compressor of these settings (or of this name), with all that they ask for: error feedback, warm-up, …
 
-    `layers` are all the tensors of the model; None: those of the first gradients that it is given. Raises ValueError as
-    `configure` does.
+    `layers` are all the tensors of the model; None: those of the first gradients that it is given. With `automatic`, a
+    density follows the link. Raises ValueError as `configure` does.
     """
     if isinstance(settings, str):
         settings = configure(settings, **overrides)
@@ -50,7 +58,7 @@ def create(
 
     from node_agent.compression.compressor import Compressor
 
-    return Compressor(settings, layers, seed)
+    return Compressor(settings, layers, seed, automatic)
 
 
 def _allowed(found: str, names: Any) -> str:

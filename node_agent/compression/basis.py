@@ -137,6 +137,10 @@ class Seeded(Entries):
     seed: int
     count: int
 
+    @property
+    def size(self) -> int:
+        return self.count
+
     @cached_property
     def members(self) -> Tensor:
         return torch.from_numpy(sample(prod(self.shape), self.count, self.seed))
@@ -234,8 +238,8 @@ class Columns(Basis):
         return (self.p.t() @ rows(layer)).reshape(-1)
 
     def add(self, values: Tensor, into: Tensor, factor: float = 1.0) -> None:
-        rank = self.p.shape[1]
-        rows(into).addmm_(self.p.to(into.device), values.to(into.device).view(rank, -1), alpha=factor)
+        factors = values.to(into.device).view(self.p.shape[1], prod(self.shape[1:]))
+        rows(into).addmm_(self.p.to(into.device), factors, alpha=factor)
 
     def erase(self, into: Tensor) -> None:
         """Nothing: no entry is said exactly."""

@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from node_agent.compression.adacomp import AdaComp
+from node_agent.compression.arctopk import ARCTopK
+from node_agent.compression.automatic import LinkAware
 from node_agent.compression.base import Layer, Method
 from node_agent.compression.bf16 import BF16
-from node_agent.compression.feedback import ErrorFeedback
+from node_agent.compression.cltk import CLTK
+from node_agent.compression.dgc import DGC
+from node_agent.compression.feedback import ErrorFeedback, LowPass
 from node_agent.compression.fp16 import FP16
+from node_agent.compression.gaussiank import GaussianK
 from node_agent.compression.gcc import GCC
 from node_agent.compression.momentum import MomentumCorrection
 from node_agent.compression.none import Dense
 from node_agent.compression.nsi import NSI
 from node_agent.compression.partition import Partition
-from node_agent.compression.settings import CompressorSettings, NoneSettings
+from node_agent.compression.randomk import RandomK
+from node_agent.compression.settings import AutomaticDensity, CompressorSettings, DGCSettings, NoneSettings
+from node_agent.compression.strom import Strom
+from node_agent.compression.threshold import Threshold
 from node_agent.compression.topk import TopK
 from node_agent.compression.warmup import WarmUp
 
@@ -23,30 +32,41 @@ METHODS: dict[str, Any] = {
     "fp16": FP16,
     "bf16": BF16,
     "topk": TopK,
+    "randomk": RandomK,
+    "threshold": Threshold,
+    "strom": Strom,
+    "gaussiank": GaussianK,
+    "dgc": DGC,
+    "adacomp": AdaComp,
+    "cltk": CLTK,
+    "arctopk": ARCTopK,
     "gcc": GCC,
     "nsi": NSI,
 }
 """by the name of their settings; each is made of these and of the layers that it takes"""
 
 
-def build(settings: CompressorSettings, layers: Sequence[Layer]) -> Method:
-    """The method for these layers. Those that it does not take are averaged dense."""
+def build(settings: CompressorSettings, layers: Sequence[Layer], automatic: AutomaticDensity | None = None) -> Method:
+    """The method for these layers. Those that it does not take are averaged dense. With `automatic`, its density, if it
+    has one, follows the link."""
+    if automatic is not None and settings.has_density:
+        return LinkAware(build(settings, layers), settings.density, automatic)  # type: ignore[attr-defined]
     make = METHODS[settings.name]
     taken = [layer for layer in layers if make.takes(layer)]
-    method = _wrapped(make(settings, taken), settings)
+    method = wrapped(make(settings, taken), settings)
     if len(taken) == len(layers):
         return method
     return Partition([Dense(NoneSettings(), [layer for layer in layers if layer not in taken]), method])
 
 
-def _wrapped(method: Method, settings: CompressorSettings) -> Method:
+def wrapped(method: Method, settings: CompressorSettings) -> Method:
     """The method with warm-up and memory, where its settings have them."""
     warmup_steps = getattr(settings, "warmup_steps", 0)
     if warmup_steps:
         method = WarmUp(method, settings.density, warmup_steps)  # type: ignore[attr-defined]
-    momentum = getattr(settings, "momentum_correction", 0.0)
-    if momentum:
-        return MomentumCorrection(
-            method, momentum, getattr(settings, "nesterov", False), getattr(settings, "clip", None)
-        )
-    return ErrorFeedback(method) if settings.error_feedback else method
+    if isinstance(method, ErrorFeedback) or not settings.error_feedback:
+        return method
+    if isinstance(settings, DGCSettings):
+        return MomentumCorrection(method, settings.momentum_correction, settings.nesterov, settings.clip)
+    low_pass = getattr(settings, "low_pass", 1.0)
+    return LowPass(method, low_pass) if low_pass < 1 else ErrorFeedback(method)

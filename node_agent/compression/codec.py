@@ -32,8 +32,8 @@ HEADER = struct.Struct("<4sBBHI")
 LAYER = struct.Struct("<HB")
 DIMENSIONS = 16
 """of a layer, at most"""
-LARGEST = 2**28
-"""entries that a message may be about where the layers are not known beforehand: 1 GiB when decoded"""
+LARGEST = 2**26
+"""entries that a message may be about where the layers are not known beforehand: 256 MiB when decoded"""
 
 
 def pack(method: int, coded: Sequence[Coded]) -> Tensor:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from node_agent.compression import codec
+from node_agent.compression.automatic import LinkAware
 from node_agent.compression.base import Coded, Layer, Method, Round, Rounds, StepContext, alone, numbered
 from node_agent.compression.build import build
 from node_agent.compression.octets import PayloadError
-from node_agent.compression.settings import CompressorSettings, Reduction
+from node_agent.compression.settings import AutomaticDensity, CompressorSettings, Reduction
 from node_agent.compression.values import Floats
 
 FAULT = b"ESGF"
@@ -73,12 +74,20 @@ class Compressor:
     """One of the catalogue's compressors, for the layers of one model.
 
     Without `layers`, they are those of the first gradients that it meets, called by their numbers. Alone (`encode`,
-    `decode`) or in a ring (`rounds`), it keeps its residuals and its step.
+    `decode`) or in a ring (`rounds`), it keeps its residuals and its step. With `automatic`, its density, if it has
+    one, follows the link.
     """
 
-    def __init__(self, settings: CompressorSettings, layers: Sequence[Layer] | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        settings: CompressorSettings,
+        layers: Sequence[Layer] | None = None,
+        seed: int = 0,
+        automatic: AutomaticDensity | None = None,
+    ) -> None:
         self.settings = settings
         self.seed = seed
+        self._automatic = automatic
         self.step = 0
         self._method: Method | None = None
         self._waiting: dict[str, Any] | None = None
@@ -95,7 +104,7 @@ class Compressor:
         self.layers = {layer.name: layer for layer in numbered(layers)}
         if len(self.layers) < len(layers):
             raise ValueError(f"layers: found {len(layers)} with {len(self.layers)} different names")
-        self._method = build(self.settings, list(self.layers.values()))
+        self._method = build(self.settings, list(self.layers.values()), self._automatic)
         if self._waiting is not None:
             self._method.load_state_dict(self._waiting)
         return self._method
@@ -134,6 +143,18 @@ class Compressor:
         return codec.HEADER.size + sum(
             codec.section_size(layer, method.bound(layer, context)) for layer in self.layers.values()
         )
+
+    def observe(self, computing: float, exchanging: float) -> None:
+        """What a step took this node, s: its own computing, and its exchange. For a density that follows the link."""
+        if isinstance(self._method, LinkAware):
+            self._method.observe(computing, exchanging)
+
+    @property
+    def density(self) -> float | None:
+        """That of the latest exchange where it follows the link, else the settings' own; None: the method has none."""
+        if isinstance(self._method, LinkAware):
+            return self._method.density
+        return getattr(self.settings, "density", None)
 
     def _context(self) -> StepContext:
         return StepContext(step=self.step, seed=self.seed)

@@ -60,5 +60,26 @@ class ErrorFeedback(Wrapper):
         return _copied(tensors)
 
 
+class LowPass(ErrorFeedback):
+    """Error feedback whose residual is low-pass filtered (ScaleCom: Chen et al., NeurIPS 2020):
+
+        e <- (1 - beta) e + beta (a - what was said)
+
+    which forgets what one step adds by itself. With beta = 1 it is plain error feedback.
+    """
+
+    def __init__(self, method: Method, beta: float) -> None:
+        super().__init__(method)
+        self.beta = beta
+
+    def compress(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds[list[Coded]]:
+        coded = yield from super().compress(names, gradients, context)
+        for said, gradient in zip(coded, gradients, strict=True):
+            # The residual is e + g - said by now, and shall be e + beta (g - said).
+            residual = self.residual[said.layer.name].add_(gradient, alpha=self.beta - 1)
+            said.add_to(residual, 1 - self.beta)
+        return coded
+
+
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in tensors.items()}

@@ -4,18 +4,18 @@
     BITMAP    one bit a unit, lowest bit first, the last byte padded with zeros
     INTEGERS  unsigned integers of 1, 2 or 4 bytes, the fewest that can number the units, little-endian
     GAPS      how many units are left out before each one, Golomb-coded
-    RUNS      for units that come in runs: a varint, how many runs; how many units are left out before the first run, and
-              before each other run one less than that; the length of each run less one; both Golomb-coded
+    RUNS      a varint, how many runs of units there are; how many units are left out before the first run, and before
+              each other run one less than that; the length of each run less one; both Golomb-coded
 
 A Golomb code (Golomb, Run-length encodings, IEEE Trans. Inf. Theory 12, 1966) of divisor M writes x as the quotient
 x // M in unary and the remainder x % M. Here the two are kept apart, which lets whole arrays be coded at once:
 
     divisor     u8, 2 j for M = 2**j, 2 j + 1 for M = 3 * 2**j
     length      varint, bytes of the quotients
-    quotients   for each number so many clear bits and one that is set, lowest bit first, the last byte padded with zeros
-    remainders  x % 2**j in digits of base 256, as many as fit in j bits, then of base 16, 4 and 2 where j still has 4, 2
-                and 1 of its bits left; x % M // 2**j, if M is a multiple of 3, in base 3. All first digits come before
-                all second ones.
+    quotients   for each number so many clear bits and a set one, lowest bit first, the last byte padded with zeros
+    remainders  x % 2**j, lowest digit first: j // 8 digits of base 256, then one of base 16, 4 and 2 each for the bits
+                4, 2 and 1 of j; then x % M // 2**j, if M is a multiple of 3, in base 3. The first digits of all
+                numbers come before the second ones of all.
 
 For units drawn independently this takes at most 1.02 times the entropy up to a density of 0.3.
 """
@@ -40,7 +40,10 @@ from node_agent.compression.octets import (
 
 Numbers = NDArray[np.uint32]
 
-DIVISORS = sorted([2**j for j in range(32)] + [3 * 2**j for j in range(31)])
+CODES = {2**j: 2 * j for j in range(32)} | {3 * 2**j: 2 * j + 1 for j in range(31)}
+"""What is written for each divisor."""
+DIVISORS = sorted(CODES)
+DIVISOR_OF = {code: divisor for divisor, code in CODES.items()}
 
 
 class Form(IntEnum):
@@ -94,8 +97,8 @@ def pack(units: NDArray[np.int64], universe: int) -> tuple[Form, bytes]:
 def unpack(form: int, octets: memoryview, count: int, universe: int) -> tuple[NDArray[np.int64], int]:
     """The units, `count` of them and at most `universe`, and how many bytes they take at the front of these.
 
-    Raises PayloadError unless they are strictly ascending, below `universe`, and written as `pack` would write them in
-    this form. What is allocated grows with `count` and the bytes there are; with `count` not before these can hold it."""
+    Raises PayloadError unless they are strictly ascending and below `universe` and their bytes well formed. What is
+    allocated grows with `count` and the bytes there are, with `count` not before these are seen to hold as many."""
     if form == Form.ALL:
         if count != universe:
             raise PayloadError(f"payload: found {count} units called all, expected {universe}")
@@ -179,9 +182,9 @@ def _read_runs(octets: memoryview, count: int, universe: int) -> tuple[NDArray[n
 
 
 def _best_divisor(numbers: Numbers) -> tuple[int, int]:
-    """The divisor that writes these numbers in the fewest bytes, and how many.
+    """A divisor that none next to it betters, and the bytes in which it writes these numbers.
 
-    About ln 2 times the mean if they were drawn independently; from there downhill."""
+    The search starts at ln 2 times the mean, the best one for gaps between units drawn independently."""
     mean = int(numbers.sum()) / len(numbers)
     at = bisect_right(DIVISORS, max(1.0, log(2) * mean)) - 1
     size = _golomb_size(numbers, DIVISORS[at])
@@ -220,16 +223,16 @@ def _write_golomb(numbers: Numbers, divisor: int) -> bytes:
         higher = remainders // np.uint32(base)
         parts.append(pack_digits((remainders - higher * np.uint32(base)).astype(np.uint8), base))
         remainders = higher
-    head = bytes([_CODES[divisor]]) + write_varint(len(parts[0]))
+    head = bytes([CODES[divisor]]) + write_varint(len(parts[0]))
     return head + b"".join(part.tobytes() for part in parts)
 
 
 def _read_golomb(octets: memoryview, count: int, most: int) -> tuple[NDArray[np.int64], int]:
     """So many numbers of a sum of about `most` at the most, and the bytes they take."""
     code = _front(octets, 1)[0]
-    if code not in _DIVISOR_OF:
-        raise PayloadError(f"payload: found divisor code {code}, at most {max(_DIVISOR_OF)} expected")
-    divisor = _DIVISOR_OF[code]
+    if code not in DIVISOR_OF:
+        raise PayloadError(f"payload: found divisor code {code}, at most {max(DIVISOR_OF)} expected")
+    divisor = DIVISOR_OF[code]
     length, size = read_varint(octets[1:])
     size += 1
     if length > -(-(count + most // divisor) // 8):
@@ -258,7 +261,3 @@ def _front(octets: memoryview, size: int) -> NDArray[np.uint8]:
     if len(octets) < size:
         raise PayloadError(f"payload: cut short, found {len(octets)} bytes where {size} were expected")
     return np.frombuffer(octets, np.uint8, size)
-
-
-_CODES = {2**j: 2 * j for j in range(32)} | {3 * 2**j: 2 * j + 1 for j in range(31)}
-_DIVISOR_OF = {code: divisor for divisor, code in _CODES.items()}

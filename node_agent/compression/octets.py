@@ -6,8 +6,8 @@ A byte holds as many digits of a base as it has room for, the first in its lowes
     digits a byte     8    5    4    2    1
     bits a digit      1  1.6    2    4    8
 
-Where the digits end within a byte, zeros fill it. A number of any size is a varint: seven bits a byte, lowest first, the
-highest bit set in all bytes but the last.
+Where the digits end within a byte, zeros fill it. A number of any size is a varint: seven bits a byte, lowest first,
+the highest bit set in all bytes but the last.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def pack_digits(digits: NDArray[np.uint8], base: int) -> NDArray[np.uint8]:
 
 
 def unpack_digits(octets: NDArray[np.uint8], count: int, base: int) -> NDArray[np.uint8]:
-    """The inverse, for `packed_size(count, base)` bytes. Raises PayloadError where `pack_digits` would have written others."""
+    """The inverse, for `packed_size(count, base)` bytes. Raises PayloadError for any not so written."""
     if base == 3 and np.any(octets >= 3**5):
         raise PayloadError(f"payload: found {octets.max()} for five digits of base 3, at most 242 expected")
     if base == 256:

@@ -1,4 +1,4 @@
-"""The k largest of many scores, exactly."""
+"""The k largest of many scores, exactly, and those beyond a threshold."""
 
 from __future__ import annotations
 
@@ -64,3 +64,13 @@ def at_least(values: NDArray[np.float32], threshold: float, magnitude: bool = Fa
             part = np.abs(part, out=scratch[: len(part)])
         found.append(np.flatnonzero(part >= threshold) + start)
     return np.concatenate(found) if found else np.empty(0, np.int64)
+
+
+def exceeding(values: Tensor, threshold: float) -> Tensor:
+    """Indices, ascending, of the entries of a 1-D tensor whose magnitude is above a threshold (rounded to float32)."""
+    if values.device.type != "cpu":
+        return (values.abs() > threshold).nonzero().view(-1)
+    if threshold >= float(np.finfo(np.float32).max):
+        return torch.empty(0, dtype=torch.int64)
+    least = np.nextafter(np.float32(threshold), np.float32(np.inf))
+    return torch.from_numpy(at_least(values.numpy(), least, magnitude=True))

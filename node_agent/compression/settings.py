@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Reduction = Literal["aligned", "private"]
+
+
+class SettingError(ValueError):
+    """A value that goes with some of the other settings only. Its text says what is allowed."""
 
 
 class CompressorSettings(BaseModel):
@@ -31,6 +35,10 @@ class CompressorSettings(BaseModel):
         all-gather."""
         return self.usual
 
+    @property
+    def has_density(self) -> bool:
+        return "density" in type(self).model_fields
+
 
 class _Sparse(CompressorSettings):
     warmup_steps: int = Field(default=0, ge=0, description="steps over which the density falls to its final value")
@@ -52,6 +60,21 @@ class _Aligned(_Sparse):
 
 def _density(default: float, of: str = "entries") -> Any:
     return Field(default=default, gt=0, le=1, description=f"share of a layer's {of} that is sent")
+
+
+class AutomaticDensity(BaseModel):
+    """Between which bounds a density follows the link."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lowest: float = Field(default=0.001, gt=0, le=1, description="least share of entries that is sent")
+    highest: float = Field(default=0.25, gt=0, le=1, description="largest share of entries that is sent")
+
+    @model_validator(mode="after")
+    def _ascending(self) -> AutomaticDensity:
+        if self.lowest > self.highest:
+            raise ValueError(f"found lowest {self.lowest} above highest {self.highest}")
+        return self
 
 
 class NoneSettings(CompressorSettings):
@@ -100,7 +123,14 @@ class RandomKSettings(_Aligned):
 
     name: Literal["randomk"] = "randomk"
     density: float = _density(0.01)
-    unbiased: bool = Field(default=False, description="multiply by 1 / density; takes error_feedback: false")
+    unbiased: bool = Field(default=False, description="multiply by d / K; takes error_feedback: false")
+
+    @field_validator("unbiased")
+    @classmethod
+    def _without_feedback(cls, unbiased: bool, info: ValidationInfo) -> bool:
+        if unbiased and info.data.get("error_feedback"):
+            raise SettingError("false, or true with error_feedback: false")
+        return unbiased
 
 
 class ThresholdSettings(_Private):
@@ -109,7 +139,7 @@ class ThresholdSettings(_Private):
     source = "Dutta et al., On the Discrepancy between Theory and Practice of Gradient Compression, AAAI 2020"
 
     name: Literal["threshold"] = "threshold"
-    threshold: float = Field(default=0.01, gt=0, description="magnitude above which an entry is sent")
+    threshold: float = Field(default=0.01, ge=1e-37, le=1e38, description="magnitude above which an entry is sent")
     warmup_steps: Literal[0] = Field(default=0, description="a threshold has no density")
 
 
@@ -120,7 +150,7 @@ class StromSettings(CompressorSettings):
     source = "Strom, Scalable Distributed DNN Training using Commodity GPU Cloud Computing, Interspeech 2015"
 
     name: Literal["strom"] = "strom"
-    threshold: float = Field(default=0.01, gt=0, description="tau: what a sign stands for")
+    threshold: float = Field(default=0.01, ge=1e-37, le=1e38, description="tau: what a sign stands for")
 
 
 class GaussianKSettings(_Private):
@@ -229,13 +259,22 @@ class CLTKSettings(_Aligned):
 
     name: Literal["cltk"] = "cltk"
     density: float = _density(0.01)
-    low_pass: float = Field(default=1.0, gt=0, le=1, description="beta: share of what was not sent that is kept")
+    low_pass: float = Field(
+        default=1.0, gt=0, le=1, description="beta: share of the newest in the residual; 1: plain error feedback"
+    )
+
+    @field_validator("low_pass")
+    @classmethod
+    def _with_feedback(cls, beta: float, info: ValidationInfo) -> float:
+        if beta < 1 and not info.data.get("error_feedback", True):
+            raise SettingError("1, or a number below it with error_feedback: true")
+        return beta
 
 
 class ARCTopKSettings(_Aligned):
     wire_id = 17
     summary = "rows that are largest in an all-reduced sketch of the gradient"
-    source = "ARC-Top-K, arXiv 2510.26709 (reconstruction from the abstract)"
+    source = "Chen et al., ARC-Top-K, arXiv 2510.26709 (convolutions: one row an output)"
 
     name: Literal["arctopk"] = "arctopk"
     density: float = _density(0.01, "rows")
@@ -286,6 +325,14 @@ AnyCompressorSettings = Annotated[
         FP16Settings,
         BF16Settings,
         TopKSettings,
+        RandomKSettings,
+        ThresholdSettings,
+        StromSettings,
+        GaussianKSettings,
+        DGCSettings,
+        AdaCompSettings,
+        CLTKSettings,
+        ARCTopKSettings,
         GCCSettings,
         NSISettings,
     ],
@@ -297,6 +344,14 @@ CATALOGUE: dict[str, type[CompressorSettings]] = {
     "fp16": FP16Settings,
     "bf16": BF16Settings,
     "topk": TopKSettings,
+    "randomk": RandomKSettings,
+    "threshold": ThresholdSettings,
+    "strom": StromSettings,
+    "gaussiank": GaussianKSettings,
+    "dgc": DGCSettings,
+    "adacomp": AdaCompSettings,
+    "cltk": CLTKSettings,
+    "arctopk": ARCTopKSettings,
     "gcc": GCCSettings,
     "nsi": NSISettings,
 }

@@ -1,8 +1,8 @@
 """How float32 values are written: as floats of 32 or 16 bits, as levels of a norm, as signs.
 
-A coding is described by a few bytes, its `write()`; `coding_of` reads them, so that a payload says itself how its values
-are to be read. Decoding is a function of the bytes alone, in operations that IEEE 754 rounds correctly: all nodes read
-the same values, bit for bit. Little-endian throughout.
+A coding is described by a few bytes, its `write()`; `coding_of` reads them, so that a payload says itself how its
+values are to be read. Decoding is a function of the bytes alone, in operations that IEEE 754 rounds correctly: all
+nodes read the same values, bit for bit. Little-endian throughout.
 
 Values are handled in chunks that stay in a core's cache; beyond the result, no more memory is taken than for one chunk
 and the norms.
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from node_agent.compression.octets import PayloadError, pack_digits, packed_size, table, unpack_digits
 
-CHUNK = 15 * 2**12  # whole bytes of any digits
+CHUNK = 15 * 2**14  # whole bytes of any digits
 
 
 class Coding(ABC):
@@ -124,7 +124,7 @@ class Shares(Floats):
     A sum of N halves must not overflow. Halves count up to 2047 * 32 = 65504, and every multiple of 32 up to there is
     one: with h = 32 * floor(2047 / N) the partial sums of saturated entries are exact and end within range, and, as
     rounding is monotone, those of any other entries do too. Entries of magnitude below 2**-25 N become zero. Types of
-    the range of float32 need no such bound: theirs is the largest value over N.
+    the range of float32 are far from it: their bound is half the largest value over N.
     """
 
     nodes: int = 1
@@ -138,7 +138,9 @@ class Shares(Floats):
 
     @property
     def largest(self) -> float:
-        return 32.0 * (2047 // self.nodes) if self.dtype == torch.float16 else torch.finfo(self.dtype).max / self.nodes
+        return (
+            32.0 * (2047 // self.nodes) if self.dtype == torch.float16 else torch.finfo(self.dtype).max / 2 / self.nodes
+        )
 
     def write(self) -> bytes:
         return super().write() + struct.pack("<H", self.nodes)
@@ -299,7 +301,8 @@ class Signs(Coding):
     """A bit each value, set where it is not negative; decoded, a clear bit and a set one stand for two numbers.
 
     signSGD (Bernstein et al., ICML 2018): -1, 1. With the mean magnitude, EF-signSGD (Karimireddy et al., ICML 2019);
-    with the means of either sign, 1-bit SGD (Seide et al., Interspeech 2014); with a threshold, Strom (Interspeech 2015).
+    with the means of either sign, 1-bit SGD (Seide et al., Interspeech 2014); with a threshold, Strom (Interspeech
+    2015).
     """
 
     clear: float
@@ -319,7 +322,9 @@ class Signs(Coding):
 
     @classmethod
     def mean_magnitude(cls, values: Tensor) -> Signs:
-        magnitude = float(torch.linalg.vector_norm(values, 1, dtype=torch.float64)) / max(len(values), 1)
+        chunks = (values[start:stop] for start, stop in _chunks(len(values)))
+        total = sum(float(torch.linalg.vector_norm(chunk, 1, dtype=torch.float64)) for chunk in chunks)
+        magnitude = total / max(len(values), 1)
         return cls(-magnitude, magnitude)
 
     @classmethod

@@ -175,7 +175,7 @@ def test_what_a_killed_run_left_is_summed_up(tmp_path: Path) -> None:
     folder.record(Started(0, "a", 1, {"parameters": 50}, Sent(), 0.0, 200))
     for number in (1, 2, 3):
         sent = Sent(1, 90, 10)
-        folder.record(Step(0, "a", number, 0.5 * number, 0.5, 0.1, parts, sent, Received(), 25, 7))
+        folder.record(Step(0, "a", number, 0.5 * number, 0.5, 0.1, parts, sent, Received(), 25, 7, 100))
     folder.record_evaluation(0, 0.0, {"auc": 0.75})
     before = table([load(folder.path)])[0]
     assert (before["status"], before["steps"], before["compressor"]) == ("killed", 3, "fp16")
@@ -194,6 +194,18 @@ def test_a_narrow_terminal_cuts_nothing(empty: Run, width: int) -> None:
     unfolded = "".join(text.split())
     for value in ("gccdensity=0.5", "0.9987", "1,742,848s", "156.2ms", "1.96×", "Agree"):
         assert value in unfolded
+
+
+def test_what_the_links_carried_is_said_where_the_kernel_counted_it(empty: Run) -> None:
+    by_node = {"formula_bytes": 2000, "encoded_bytes": 2000}
+    carried = {"interface_bytes": 2210, "header_bytes": 132, "transport_bytes": 68, "carried_bytes": 2010}
+    by_kernel = {**by_node, **carried, "passing_bytes": 0, "carried_ratio": 1.005}
+    runs = [
+        summed(empty, compressor={"name": name}, ledger={"a->b": entry, "b->a": entry})
+        for name, entry in (("none", by_node), ("topk", by_kernel))
+    ]
+    said = [line for line in text_of(runs).splitlines() if "carried" in line]
+    assert said == ["topk: links carried 1.0050 × the bytes sent, and 10.0 % of headers"]
 
 
 def test_what_was_mended_in_a_scene_is_said_once(empty: Run) -> None:

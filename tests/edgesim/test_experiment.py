@@ -75,7 +75,7 @@ def played(
                 if number:
                     parts, sent = StepParts(1.0, 0.0, 0.0, 0.0, 0.0), Sent(1, 390, 10)
                     mark = fingerprint(job.rank, number)
-                    yield Step(job.rank, job.node, number, number, 1.0, 0.1, parts, sent, Received(), 100, mark)
+                    yield Step(job.rank, job.node, number, number, 1.0, 0.1, parts, sent, Received(), 100, mark, 400)
             for job in reversed(jobs):
                 lines = slice(*job.workload.lines)
                 strip = {name: values[lines] for name, values in whole.items()}

@@ -127,7 +127,11 @@ def make_run(
             parts = StepParts(compute[rank], 0.003, late - compute[rank] + busiest - busy + closed, busy, 0.001)
             values = 22_500 if nodes > 1 else 0
             folder.record(
-                Step(rank, name, step, clock, duration, value, parts, sent, received, values, fingerprint=step)
+                Step(
+                    *(rank, name, step, clock, duration, value, parts, sent, received, values),
+                    fingerprint=step,
+                    formula_bytes=sent.message_bytes,
+                )
             )
     for rank, name in enumerate(names):
         folder.record(Telemetry(rank, name, clock, 93.0, 300 << 20, 9))

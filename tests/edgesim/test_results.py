@@ -54,7 +54,9 @@ def step(rank: int, number: int, **changes: Any) -> Step:
         "sent": Sent(2, 1000, 50, 100, 0.2, 0.01, 0.0),
         "received": Received(0.005, 0.006, 2, 8000.0, 0.1),
         "values_sent": 250,
+        "density": 0.02,
         "fingerprint": 2**63 + number,
+        "formula_bytes": 1050,
     }
     return Step(**{**values, **changes})
 

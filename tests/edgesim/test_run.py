@@ -16,7 +16,7 @@ import psutil
 import pytest
 from running import PATIENCE, command, edgesim, summary
 
-from edgesim.results import load
+from edgesim.results import Run, load
 
 Write = Callable[..., Path]
 
@@ -50,6 +50,15 @@ def test_a_run_trains_measures_and_draws(nodes: int, write_topology: Write, tmp_
             assert link["measured"]["delay_s"] == pytest.approx(0.002, rel=0.05)
         assert all(found["bytes_sent"][node] < found["bytes_dense"][node] for node in found["nodes"])
         assert sum(found["bytes_sent"].values()) == run.steps["bytes_sent"].sum()
+    assert_by_formula(run)
+
+
+def assert_by_formula(run: Run) -> None:
+    """Every node has sent in every step what the lengths of the payloads tell, to the byte."""
+    np.testing.assert_array_equal(run.steps["formula_bytes"], run.steps["bytes_sent"])
+    for source, target in run.ring:
+        sent = run.summary["bytes_sent"][source]
+        assert run.summary["ledger"][f"{source}->{target}"] == {"formula_bytes": sent, "encoded_bytes": sent}
 
 
 def test_wall_and_virtual_clock_train_the_same_parameters_bit_for_bit(write_topology: Write, tmp_path: Path) -> None:
@@ -64,7 +73,8 @@ def test_wall_and_virtual_clock_train_the_same_parameters_bit_for_bit(write_topo
         run = load(tmp_path / clock)
         durations = max(run.of_node(node)["duration_s"].sum() for node in run.nodes)
         assert found["time_s"] == pytest.approx(durations, rel=0.05)
-        sent = load(tmp_path / clock).of_node("n0")["bytes_sent"]
+        assert_by_formula(run)
+        sent = run.of_node("n0")["bytes_sent"]
         assert sent[0] > 1.2 * sent[-1]  # the warm-up's densities fall from step to step
     assert digests[0] == digests[1]
     assert times[1] > 0.9 * times[0]  # the links take most of it, the same under both clocks
@@ -115,6 +125,7 @@ def test_a_dense_run_sends_what_the_formula_says(write_topology: Write, tmp_path
     done = edgesim("run", write_topology(3), "--out", tmp_path / "run", "--no-figures")
     assert done.returncode == 0, done.stderr
     found = summary(tmp_path / "run")
+    assert_by_formula(load(tmp_path / "run"))
     assert found["bytes_sent"] == found["bytes_dense"]
     assert found["ratio_wire"] == 1.0
     assert found["ratio_values"] == 1.0
@@ -131,6 +142,8 @@ def test_several_compressors_are_compared_on_the_same_links(write_topology: Writ
     assert rows[1]["ratio_wire"] > 5
     assert (out / "1-none" / "summary.json").exists()
     assert (out / "2-topk" / "summary.json").exists()
+    for name in ("1-none", "2-topk"):
+        assert_by_formula(load(out / name))
     again = edgesim("run", write_topology(2), "--out", out / "1-none")
     assert again.returncode == 2
     assert "already holds a run" in again.stderr
@@ -157,6 +170,7 @@ def test_dense_bytes_count_the_buckets_that_were_used(write_topology: Write, tmp
     done = edgesim("run", file, "--out", tmp_path / "run", "--no-figures")
     assert done.returncode == 0, done.stderr
     found = summary(tmp_path / "run")
+    assert_by_formula(load(tmp_path / "run"))
     assert found["bytes_sent"] == found["bytes_dense"]
     assert all(0.05 < link["measured"]["loss"] < 0.2 for link in found["links"].values())
 

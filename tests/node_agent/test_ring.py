@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from processes import on_nodes
 
 from node_agent.clock import VirtualClock
-from node_agent.ring import Ring, all_reduce_traffic, chunk_bounds
+from node_agent.ring import Ring, all_gather_traffic, all_reduce_traffic, chunk_bounds
 from node_agent.transport import HEADER_BYTES
 
 LENGTHS = [0, 1, 2, 3, 5, 1000, 1001, 700_003]
@@ -54,7 +54,8 @@ def test_all_reduce_finds_extremes(op: str, virtual: bool) -> None:
 
 @pytest.mark.parametrize("virtual", [False, True])
 def test_all_gather_brings_payloads_of_differing_lengths(virtual: bool) -> None:
-    for gathered in on_nodes(4, programs.all_gather, virtual):
+    for gathered, octets in on_nodes(4, programs.all_gather, virtual):
+        assert all(counted == formula for counted, formula in octets)
         for payloads, lengths in zip(
             gathered, ([0, 1, 5, 300], [7, 0, 0, 1], [3_000_000, 10, 2_000_001, 0]), strict=True
         ):
@@ -82,6 +83,20 @@ def test_traffic_formula_counts_what_is_sent() -> None:
     for rank, (payload, header, _) in enumerate(on_nodes(3, programs.traffic, 10_007, {"rate": 1e6})):
         octets, messages = all_reduce_traffic(10_007, 4, 3, rank, 16 * 1024)
         assert (payload, header) == (octets, messages * HEADER_BYTES)
+
+
+def test_a_gather_by_hand() -> None:
+    # Node 1 passes on its own payload, node 0's and node 3's, in frames of 64 bytes: 1 + 1 (empty) + 3.
+    assert all_gather_traffic([0, 10, 999, 130], rank=1, frame=64) == (140, 5)
+
+
+@given(st.lists(st.integers(0, 500), min_size=1, max_size=6))
+def test_every_payload_of_a_gather_takes_all_hops_but_one(lengths: list[int]) -> None:
+    sent = [all_gather_traffic(lengths, rank, 64) for rank in range(len(lengths))]
+    assert sum(octets for octets, _ in sent) == (len(lengths) - 1) * sum(lengths)
+    for rank, (octets, messages) in enumerate(sent):
+        assert octets == sum(lengths) - lengths[(rank + 1) % len(lengths)]
+        assert messages >= max(len(lengths) - 1, octets / 64)
 
 
 def test_a_ring_without_shaping_counts_what_it_sends() -> None:

@@ -41,14 +41,18 @@ def all_reduce(place: Place, lengths: list[int], dtypes: list[torch.dtype], op: 
     return results
 
 
-def all_gather(place: Place, virtual: bool) -> list[list[bytes]]:
-    """Payloads of differing lengths, some of them empty and some longer than a message."""
+def all_gather(place: Place, virtual: bool) -> tuple[list[list[bytes]], list[tuple[int, int]]]:
+    """Payloads of differing lengths, some of them empty and some longer than a message; and the bytes that this node
+    sent of each all-gather, as counted and by the formula."""
     ring = place.ring(place.clock(virtual))
-    gathered = []
+    assert ring.outgoing is not None
+    gathered, octets = [], []
     for lengths in ([0, 1, 5, 300], [7, 0, 0, 1], [3_000_000, 10, 2_000_001, 0]):
+        before = ring.outgoing.sent
         payload = torch.full((lengths[place.rank],), place.rank + 1, dtype=torch.uint8)
         gathered.append([bytes(part.numpy()) for part in ring.all_gather(payload)])
-    return gathered
+        octets.append(((ring.outgoing.sent - before).message_bytes, ring.all_gather_bytes(lengths)))
+    return gathered, octets
 
 
 def gather_time(place: Place, length: int, delay: float) -> tuple[float, int]:

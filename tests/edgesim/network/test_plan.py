@@ -70,6 +70,8 @@ def test_routes_of_a_line_go_along_it() -> None:
     plan = plan_of([(0, 1), (1, 2), (2, 3)], 4)
     assert plan.next_hops(0) == {1: 1, 2: 1, 3: 1}
     assert plan.next_hops(2) == {0: 1, 1: 1, 3: 3}
+    assert [plan.egress(rank) for rank in range(4)] == ["to-1", "to-2", "to-3", "to-2"]
+    assert plan_of([], 1).egress(0) is None
 
 
 @given(st.integers(2, 9), st.data())

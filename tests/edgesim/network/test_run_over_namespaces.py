@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgesim.figures.links import throughput
@@ -16,15 +17,32 @@ from edgesim.proof import prove
 from edgesim.results import Run
 from edgesim.run import Experiment
 from edgesim.topology.reader import read
-from node_agent.compression.settings import NoneSettings
+from node_agent.compression.settings import CompressorSettings, GCCSettings, NoneSettings, TopKSettings
 from node_agent.job import ProbeSettings
 
 Write = Callable[..., Path]
 
+DENSE = NoneSettings()
 
-def run(file: Path, folder: Path, *overrides: str) -> Run:
+
+def run(file: Path, folder: Path, *overrides: str, compressor: CompressorSettings = DENSE) -> Run:
     experiment = Experiment.prepare(read(file, overrides), "", overrides)
-    return experiment.run(NoneSettings(), folder, LocalFleet(), lambda event: None)
+    return experiment.run(compressor, folder, LocalFleet(), lambda event: None)
+
+
+def assert_reconciled(run: Run) -> None:
+    """What the collectives come to by formula, what the nodes sent and what the kernel's devices carried agree: the
+    first two in every step, all of them in the end, when nothing is under way."""
+    np.testing.assert_array_equal(run.steps["formula_bytes"], run.steps["bytes_sent"])
+    assert not any("bytes" in deviation for deviation in run.summary["deviations"])
+    assert len(run.summary["ledger"]) == len(run.nodes)
+    for name, entry in run.summary["ledger"].items():
+        node = name.partition("->")[0]
+        assert entry["formula_bytes"] == entry["encoded_bytes"] == run.summary["bytes_sent"][node]
+        assert entry["carried_bytes"] >= 0.995 * entry["encoded_bytes"]
+        if entry["retransmitted_packets"] == 0:
+            assert entry["carried_bytes"] == pytest.approx(entry["encoded_bytes"], rel=0.005)
+            assert entry["largest_gap_bytes"] <= run.of_node(node)["bytes_sent"].max(), "what a step has sent is left"
 
 
 def test_the_kernels_links_train_the_same_parameters(kernel: Kernel, write_topology: Write, tmp_path: Path) -> None:
@@ -43,6 +61,7 @@ def test_the_kernels_links_train_the_same_parameters(kernel: Kernel, write_topol
         assert link["applied"]["counters"]["bytes"] > sent, "the kernel has counted every packet, headers and all"
         assert link["applied"]["counters"]["dropped"] == 0
         assert link["measured"]["loss"] == 0.0
+    assert_reconciled(netns)
     assert [event["moment"] for event in netns.events_of("network")] == ["began", "ended"]
     assert netns.config["network"]["means"] == {"n0--n1": "kernel"}
 
@@ -69,10 +88,11 @@ def test_a_ring_goes_over_several_links(kernel: Kernel, write_topology: Write, t
     """A line n0 - n1 - n2 trains what the ring of three links trains; n2 -> n0 goes over n1."""
     line = ["links=[{between: [n0, n1], rate: 40 Mbit/s}, {between: [n1, n2], rate: 20 Mbit/s}]"]
     file = write_topology(3, links="{rate: 20 Mbit/s}")
-    virtual = run(file, tmp_path / "virtual", "training.steps=4")
+    virtual = run(file, tmp_path / "virtual", "training.steps=4", compressor=TopKSettings())
     # No probe has to be made again on a busy machine.
     over = ("emulation.links=netns", "emulation.clock=wall", "emulation.tolerance=90 %")
-    netns = run(file, tmp_path / "netns", *line, "training.steps=4", *over)
+    netns = run(file, tmp_path / "netns", *line, "training.steps=4", *over, compressor=TopKSettings())
+    assert_reconciled(netns)
     found = netns.summary
     assert found["nodes_agree"] is True
     assert found["params_sha256"] == virtual.summary["params_sha256"]
@@ -89,3 +109,12 @@ def test_a_ring_goes_over_several_links(kernel: Kernel, write_topology: Write, t
         assert carried[ends] > found["bytes_sent"]["n2"], "what n2 sends goes over both links"
     for figure in (throughput(netns), topology(netns)):
         figure.canvas.draw()
+
+
+def test_bytes_agree_where_links_impose_nothing(kernel: Kernel, write_topology: Write, tmp_path: Path) -> None:
+    """Messages of such a ring have no headers, and the links are not probed."""
+    file = write_topology(3, links="{}")
+    over = ("training.steps=3", "emulation.links=netns", "emulation.clock=wall")
+    netns = run(file, tmp_path / "netns", *over, compressor=GCCSettings())
+    assert netns.links["header_bytes"].sum() == 0
+    assert_reconciled(netns)

@@ -399,6 +399,20 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
             "bad.yaml:3: training.goal: found true, allowed a number above 0 and at most 1",
         ],
     ),
+    "compressor settings that do not go together": (
+        """\
+        nodes: [a]
+        training:
+          compressor:
+            - {name: randomk, unbiased: true}
+            - {name: cltk, low_pass: 0.5, error_feedback: false}
+        """,
+        [
+            "bad.yaml:4: training.compressor.0.unbiased: found true, allowed false, or true with error_feedback: false",
+            "bad.yaml:5: training.compressor.1.low_pass: found 0.5, "
+            "allowed 1, or a number below it with error_feedback: true",
+        ],
+    ),
     "compressors": (
         """\
         nodes: [a]
@@ -428,6 +442,22 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
             "or a mapping with one of these as its name",
             "bad.yaml:10: training.compressor.6.error_feedback: found 1, allowed true or false",
         ],
+    ),
+    "densities that follow nothing": (
+        "nodes: [a]\ntraining:\n  density: automatic\n",
+        ["bad.yaml:3: training.density: found 'automatic', allowed auto, or a mapping of lowest and highest"],
+    ),
+    "bounds of a density": (
+        "nodes: [a]\ntraining:\n  compressor: topk\n  density:\n    lowest: 0\n    heighest: 0.5\n",
+        [
+            "bad.yaml:5: training.density.lowest: found 0, allowed a number above 0 and at most 1",
+            "bad.yaml:6: training.density.heighest: found an unknown key, allowed lowest or highest; "
+            "did you mean 'highest'?",
+        ],
+    ),
+    "a density for what has none": (
+        "nodes: [a]\ntraining:\n  compressor: [none, fp16]\n  density: auto\n",
+        ["bad.yaml:4: training.density: found a density for none or fp16, allowed none, or a compressor that has one"],
     ),
     "the same compressor twice": (
         "nodes: [a]\ntraining:\n  compressor: [gcc, {name: gcc, density: 0.5}]\n",
@@ -460,7 +490,7 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
             "bad.yaml:2: links: found 3, allowed a list",
             "bad.yaml:3: ring: found 'a', allowed a list",
             "bad.yaml:4: training: found an empty list, allowed a mapping of workload, scene, target, cube, mask, "
-            "prior, compressor, steps, batch, learning_rate, network, evaluate_every, goal, bucket",
+            "prior, compressor, density, steps, batch, learning_rate, network, evaluate_every, goal, bucket",
             f"bad.yaml:5: defaults.link: found a list of 1, allowed a mapping of {PROPERTIES}, deadline, preset",
         ],
     ),

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import struct
-import tracemalloc
 import zlib
 
 import numpy as np
@@ -9,189 +8,155 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from mutations import mutated
+from torch import Tensor
 
-from node_agent.compression.codec import HEADER, PayloadError, Selection, Space, decode, encode, encoded_size
+from node_agent.compression import codec, create
+from node_agent.compression.base import Coded, Layer
+from node_agent.compression.basis import All, Basis, Columns, Rows, Seeded, Tiles, sample
+from node_agent.compression.octets import PayloadError
+from node_agent.compression.settings import CATALOGUE
+from node_agent.compression.tiles import Tiling
+from node_agent.compression.values import Coding, Floats, Levels, Shares, Signs
 
-METHOD = 7
+CODINGS: list[Coding] = [
+    Floats(),
+    Floats(torch.float16),
+    Shares(torch.bfloat16, 3),
+    Levels(7, 16, "max", stochastic=False),
+    Signs(-0.5, 2.0),
+]
+
+
+def coded(layer: Layer, basis: Basis, coding: Coding) -> Coded:
+    return Coded(layer, basis, coding, coding.encode(torch.randn(basis.size)), "private")
 
 
 @st.composite
-def messages(draw: st.DrawFn) -> tuple[list[Space], list[Selection]]:
-    """Units of one to four entries each, a value for every entry of those that are sent."""
-    spaces, selections = [], []
-    for layer in range(draw(st.integers(1, 4))):
-        units = draw(st.sampled_from([1, 2, 7, 8, 9, 200, 256, 257, 1000, 65536, 65537]))
-        each = draw(st.integers(1, 4))
-        count = draw(st.integers(0, min(units, 300)) | st.just(units))
-        rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-        chosen = torch.from_numpy(np.sort(rng.choice(units, count, replace=False)))
-        values = torch.from_numpy(rng.standard_normal(count * each).astype(np.float32))
-        spaces.append(Space(3 * layer, units, units * each))
-        selections.append(Selection(chosen, values))
-    return spaces, selections
+def bases(draw: st.DrawFn, shape: tuple[int, int]) -> Basis:
+    outputs, inputs = shape
+    kind = draw(st.sampled_from(["all", "tiles", "seeded", "rows", "columns"]))
+    if kind == "tiles":
+        tiling = Tiling.of(shape, draw(st.integers(1, 5)), draw(st.sampled_from(Tiling.VIEWS)))
+        return Tiles(tiling, np.array(sorted(draw(st.sets(st.integers(0, tiling.tiles - 1)))), np.int64))
+    if kind == "seeded":
+        return Seeded(shape, draw(st.integers(0, 2**64 - 1)), draw(st.integers(0, outputs * inputs)))
+    if kind == "rows":
+        kept = sorted(draw(st.sets(st.integers(0, outputs - 1))))
+        return Rows(shape, np.array(kept, np.int64), draw(st.sampled_from(Rows.FILLS)))
+    if kind == "columns":
+        return Columns(shape, torch.randn(outputs, draw(st.integers(0, min(shape)))))
+    return All(shape)
 
 
-@given(messages())
-def test_decode_returns_what_was_encoded_in_the_predicted_size(
-    message: tuple[list[Space], list[Selection]],
-) -> None:
-    spaces, selections = message
-    octets = encode(METHOD, spaces, selections)
-    sizes = [len(s.units) for s in selections], [len(s.values) for s in selections]
-    assert octets.dtype == torch.uint8
-    assert octets.numel() == encoded_size(spaces, *sizes)
-    for found, expected in zip(decode(octets, METHOD, spaces), selections, strict=True):
-        assert torch.equal(found.units, expected.units)
-        assert torch.equal(found.values.view(torch.int32), expected.values.view(torch.int32))
+@given(st.data(), st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), max_size=3))
+@settings(max_examples=60)
+def test_what_is_packed_is_unpacked(data: st.DataObject, shapes: list[tuple[int, int]]) -> None:
+    layers = [Layer(str(number), shape, number) for number, shape in enumerate(shapes)]
+    sent = [coded(layer, data.draw(bases(layer.shape)), data.draw(st.sampled_from(CODINGS))) for layer in layers]  # type: ignore[arg-type]
+    message = codec.pack(9, sent)
+    for known in (layers, None):
+        for one, back in zip(sent, codec.unpack(message, 9, known), strict=True):
+            assert back.layer == one.layer
+            assert torch.equal(back.octets, one.octets)
+            assert torch.equal(back.decoded(), one.decoded())
 
 
-def test_bytes_of_a_message_written_by_hand() -> None:
-    spaces = [Space(0, 300, 300), Space(1, 8, 8), Space(5, 2, 4)]
-    selections = [
-        Selection(torch.tensor([2, 258]), torch.tensor([1.0, -2.0])),  # 2 x 2 bytes against 38: integers
-        Selection(torch.tensor([0, 3]), torch.tensor([0.5, 0.0])),  # 2 x 1 bytes against 1: bitmap
-        Selection(torch.tensor([0, 1]), torch.tensor([1.0, 1.0, 1.0, 1.0])),  # all
-    ]
-    body = bytes.fromhex(
-        "0000 02 00 02000000 02000000"
-        "0100 01 00 02000000 02000000"
-        "0500 00 00 02000000 04000000"
-        "0200 0201"
-        "09"
-        "0000803f 000000c0 0000003f 00000000 0000803f 0000803f 0000803f 0000803f"
-    )
-    header = b"ESGM" + bytes([1, METHOD, 3, 0]) + zlib.crc32(body).to_bytes(4, "little")
-    assert encode(METHOD, spaces, selections).numpy().tobytes() == header + body
+@given(st.data(), st.tuples(st.integers(1, 9), st.integers(1, 9)))
+@settings(max_examples=60)
+def test_a_basis_adds_what_its_coordinates_stand_for(data: st.DataObject, shape: tuple[int, int]) -> None:
+    basis = data.draw(bases(shape))
+    tensor = torch.randn(shape)
+    stands_for = torch.zeros(shape)
+    basis.add(basis.coordinates(tensor), stands_for)
+    twice = stands_for.clone()
+    basis.add(basis.coordinates(tensor), twice, factor=-1.0)
+    torch.testing.assert_close(twice, torch.zeros(shape), rtol=0, atol=0 if not isinstance(basis, Columns) else 1e-5)
+    if isinstance(basis, (All, Tiles, Seeded)):  # entries as they are, and the others not at all
+        assert torch.equal(stands_for[stands_for != 0], tensor[stands_for != 0])
+        erased = tensor.clone()
+        basis.erase(erased)
+        assert torch.equal(erased + stands_for, tensor)
+
+
+@given(st.integers(1, 60), st.data(), st.integers(0, 2**64 - 1))
+def test_a_sample_has_distinct_ascending_members(universe: int, data: st.DataObject, seed: int) -> None:
+    count = data.draw(st.integers(0, universe))
+    found = sample(universe, count, seed)
+    assert len(found) == count
+    assert np.all(np.diff(found) > 0)
+    assert not count or (found[0] >= 0 and found[-1] < universe)
+
+
+def test_every_member_of_a_sample_is_as_likely() -> None:
+    counts = np.bincount(np.concatenate([sample(7, 3, seed) for seed in range(7000)]), minlength=7)
+    assert abs(counts - 3000).max() < 5 * 42  # a binomial's standard deviation is 41.4
+
+
+def message() -> bytes:
+    """Two layers, of 4 and 3 entries, the second one's last by a sign."""
+    layers = [Layer("a", (2, 2), 0), Layer("b", (3,), 1)]
+    tiles = Tiles(Tiling.of((3,)), np.array([2]))
+    sent = [Coded(layers[0], All((2, 2)), Floats(torch.float16), torch.arange(8, dtype=torch.uint8), "private")]
+    sent.append(Coded(layers[1], tiles, Signs(-1, 1), torch.ones(1, dtype=torch.uint8), "private"))
+    return codec.pack(7, sent).numpy().tobytes()
+
+
+def test_message_by_hand() -> None:
+    body = struct.pack("<HBIIB", 0, 2, 2, 2, 0) + bytes([0, 1]) + bytes(range(8))
+    body += struct.pack("<HBIB", 1, 1, 3, 1) + struct.pack("<BHBI", 0, 1, 1, 1) + bytes([0b100])
+    body += struct.pack("<Bff", 2, -1, 1) + bytes([1])
+    assert message() == struct.pack("<4sBBHI", b"ESGM", 2, 7, 2, zlib.crc32(body)) + body
+
+
+def octets(data: bytes) -> Tensor:
+    return torch.tensor(list(data), dtype=torch.uint8)
 
 
 @pytest.mark.parametrize(
-    ("units", "count", "index_bytes"),
+    ("at", "value", "words"),
     [
-        (256, 3, 3),  # one byte numbers 256 units
-        (257, 3, 6),
-        (65536, 3, 6),
-        (65537, 3, 12),
-        (256, 40, 32),  # bitmap
-        (257, 17, 33),  # 34 against 33
-        (257, 16, 32),
-        (257, 257, 0),  # all
+        (0, 0, "magic"),
+        (4, 1, "version 1, method 7"),
+        (5, 8, "version 2, method 8"),
+        (8, 0, "damaged"),
+        (20, 1, "damaged"),
     ],
 )
-def test_indices_take_the_smallest_form(units: int, count: int, index_bytes: int) -> None:
-    space = Space(0, units, units)
-    octets = encode(METHOD, [space], [Selection(torch.arange(count), torch.zeros(count))])
-    assert octets.numel() == 12 + 12 + index_bytes + 4 * count
+def test_a_header_that_does_not_fit_is_refused(at: int, value: int, words: str) -> None:
+    damaged = bytearray(message())
+    damaged[at] = value
+    with pytest.raises(PayloadError, match=words):
+        codec.unpack(octets(bytes(damaged)), 7)
 
 
-SPACES = [Space(0, 300, 300), Space(1, 64, 64), Space(2, 10, 40)]
-MESSAGE = encode(
-    METHOD,
-    SPACES,
-    [
-        Selection(torch.tensor([5, 7, 290]), torch.tensor([1.0, 2.0, 3.0])),
-        Selection(torch.arange(0, 64, 3), torch.ones(22)),
-        Selection(torch.arange(10), torch.zeros(40)),
-    ],
-).numpy()
+def test_other_layers_are_refused() -> None:
+    layers = [Layer("a", (2, 2), 0), Layer("b", (4,), 1)]
+    with pytest.raises(PayloadError, match=r"found layer 1 of shape \(3,\), expected 1 of \(4,\)"):
+        codec.unpack(octets(message()), 7, layers)
+    with pytest.raises(PayloadError, match="found 2 layers, expected 1"):
+        codec.unpack(octets(message()), 7, layers[:1])
 
 
-def with_checksum(octets: NDArray[np.uint8]) -> torch.Tensor:
-    octets = octets.copy()
-    octets[8:12] = np.frombuffer(struct.pack("<I", zlib.crc32(octets[HEADER.size :].tobytes())), np.uint8)
-    return torch.from_numpy(octets)
+def test_a_payload_of_unknown_layers_may_not_ask_for_all_memory() -> None:
+    body = struct.pack("<HBIIB", 0, 2, 2**31, 2**31, 2) + struct.pack("<QI", 1, 1) + bytes([0, 0]) + bytes(4)
+    payload = struct.pack("<4sBBHI", b"ESGM", 2, 4, 1, zlib.crc32(body)) + body
+    with pytest.raises(PayloadError, match="about more than 67108864 entries"):
+        codec.unpack(octets(payload), 4)
 
 
-def test_an_index_form_that_another_size_would_have_is_refused() -> None:
-    octets = MESSAGE.copy()
-    assert octets[HEADER.size + 2] == 2
-    octets[HEADER.size + 2] = 1
-    with pytest.raises(PayloadError, match="layer 0: found index form 1, expected 2"):
-        decode(with_checksum(octets), METHOD, SPACES)
-
-
-def test_every_truncation_and_extension_is_refused() -> None:
-    for length in range(len(MESSAGE)):
-        with pytest.raises(PayloadError):
-            decode(torch.from_numpy(MESSAGE[:length].copy()), METHOD, SPACES)
-        if length >= HEADER.size:
-            with pytest.raises(PayloadError):
-                decode(with_checksum(MESSAGE[:length]), METHOD, SPACES)
-    with pytest.raises(PayloadError):
-        decode(with_checksum(np.append(MESSAGE, np.uint8(0))), METHOD, SPACES)
-
-
-def test_every_single_bit_error_is_refused() -> None:
-    for position in range(8 * len(MESSAGE)):
-        damaged = MESSAGE.copy()
-        damaged[position // 8] ^= 1 << position % 8
-        with pytest.raises(PayloadError):
-            decode(torch.from_numpy(damaged), METHOD, SPACES)
-
-
-def test_mutations_that_carry_a_right_checksum_stay_within_the_layers() -> None:
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_mutated_payloads_end_in_a_payload_error_or_in_gradients(name: str) -> None:
+    generator = np.random.default_rng(1)
+    gradients = [torch.randn(40, 30), torch.randn(7), torch.randn(16, 8, 3, 3)]
+    compressor = create(name)
+    payload = bytes(compressor.encode(gradients))
     refused = 0
-    for _ in range(5000):
-        mutated = MESSAGE.copy()
-        places = rng.integers(0, len(MESSAGE) if rng.random() < 0.5 else 60, rng.integers(1, 5))
-        mutated[places] = rng.integers(0, 256, len(places))
+    for _ in range(150):
         try:
-            selections = decode(with_checksum(mutated), METHOD, SPACES)
+            decoded = compressor.decode(mutated(payload, generator))
         except PayloadError:
             refused += 1
-            continue
-        for space, selection in zip(SPACES, selections, strict=True):
-            assert len(selection.values) <= space.entries
-            assert torch.all(selection.units.diff() > 0)
-            assert torch.all((selection.units >= 0) & (selection.units < space.units))
-    assert 500 < refused < 5000
-
-
-@settings(max_examples=300)
-@given(st.binary(max_size=200))
-def test_arbitrary_bytes_are_refused(octets: bytes) -> None:
-    with pytest.raises(PayloadError):
-        decode(torch.frombuffer(bytearray(octets) or bytearray(1), dtype=torch.uint8), METHOD, SPACES)
-
-
-def test_counts_are_not_believed_beyond_what_the_layers_hold() -> None:
-    hostile = MESSAGE.copy()
-    hostile[HEADER.size + 4 : HEADER.size + 12] = 255  # four thousand million units and values
-    tracemalloc.start()
-    with pytest.raises(PayloadError, match="at most 300"):
-        decode(with_checksum(hostile), METHOD, SPACES)
-    assert tracemalloc.get_traced_memory()[1] < 100_000
-    tracemalloc.stop()
-
-
-@pytest.mark.parametrize(
-    ("method", "spaces", "reason"),
-    [
-        (METHOD + 1, SPACES, "expected version 1, method 8"),
-        (METHOD, SPACES[:2], "2 layers"),
-        (METHOD, [SPACES[1], SPACES[0], SPACES[2]], "about layer 0, expected 1"),
-    ],
-)
-def test_a_message_about_something_else_is_refused(method: int, spaces: list[Space], reason: str) -> None:
-    with pytest.raises(PayloadError, match=reason):
-        decode(torch.from_numpy(MESSAGE), method, spaces)
-
-
-@pytest.mark.parametrize(
-    ("units", "values", "written_for", "reason"),
-    [
-        ([4, 4], 2, Space(0, 300, 300), "not ascending"),
-        ([5, 4], 2, Space(0, 300, 300), "not ascending"),
-        ([4, 299], 2, Space(0, 300, 300), "beyond 298"),
-        ([4, 5], 299, Space(0, 298, 298), "at most 298 with 298"),
-        ([2, 4, 4, 9, *range(11, 60)], 53, Space(0, 300, 300), "found 52 bits set, expected 53"),
-        ([2, *range(11, 60), 299], 51, Space(0, 300, 300), "bits set"),  # in the padding of the bitmap
-    ],
-)
-def test_well_formed_messages_that_lie_are_refused(
-    units: list[int], values: int, written_for: Space, reason: str
-) -> None:
-    octets = encode(METHOD, [written_for], [Selection(torch.tensor(units), torch.zeros(values))])
-    with pytest.raises(PayloadError, match=reason):
-        decode(octets, METHOD, [Space(0, 298, 298)])
+        else:
+            assert [tensor.shape for tensor in decoded] == [tensor.shape for tensor in gradients]
+    assert refused > 75

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
+import torch
+from methods import memory_of
 
 from node_agent.compression import configure, create
 from node_agent.compression.base import Layer
-from node_agent.compression.feedback import ErrorFeedback
-from node_agent.compression.gcc import GCC
-from node_agent.compression.settings import CATALOGUE, GCCSettings, NSISettings
+from node_agent.compression.build import METHODS
+from node_agent.compression.settings import CATALOGUE, CompressorSettings, GCCSettings, NSISettings
 
 LAYERS = [Layer("w", (64, 64)), Layer("thin", (4, 1000)), Layer("b", (5000,)), Layer("small", (10, 10))]
 
@@ -17,9 +19,28 @@ LAYERS = [Layer("w", (64, 64)), Layer("thin", (4, 1000)), Layer("b", (5000,)), L
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_every_compressor_of_the_catalogue_can_be_made(name: str) -> None:
     settings = CATALOGUE[name]()
+    assert settings.name == name
+    assert settings.source
     compressor = create(settings, LAYERS)
-    assert isinstance(compressor, ErrorFeedback) == settings.error_feedback
-    assert create(name, LAYERS).layers == compressor.layers
+    assert list(compressor.layers) == ["w", "thin", "b", "small"]
+    assert (memory_of(compressor) is not None) == settings.error_feedback
+    assert compressor.reduction == settings.reduction
+
+
+def test_no_two_methods_have_the_same_number_on_the_wire() -> None:
+    numbers = [settings.wire_id for settings in CATALOGUE.values()]
+    assert len(set(numbers)) == len(numbers)
+
+
+def every(of: type[CompressorSettings]) -> Iterator[type[CompressorSettings]]:
+    for one in of.__subclasses__():
+        yield from every(one)
+        if "name" in vars(one).get("__annotations__", {}):
+            yield one
+
+
+def test_every_settings_class_is_in_the_catalogue() -> None:
+    assert set(every(CompressorSettings)) == set(CATALOGUE.values())
 
 
 @pytest.mark.parametrize(
@@ -33,21 +54,28 @@ def test_every_compressor_of_the_catalogue_can_be_made(name: str) -> None:
     ],
 )
 def test_layers_are_those_that_the_method_takes(name: str, taken: list[str]) -> None:
-    assert list(create(name, LAYERS).layers) == taken
+    assert [layer.name for layer in LAYERS if METHODS[name].takes(layer)] == taken
+    bytes_of = create(name, density=0.5) if name != "none" and name != "fp16" else create(name)
+    gradients = [torch.randn(layer.shape) for layer in LAYERS]
+    exact = [
+        torch.equal(found, g) for found, g in zip(bytes_of.decode(bytes_of.encode(gradients)), gradients, strict=True)
+    ]
+    if name not in ("none", "fp16"):
+        assert [layer.name for layer, same in zip(LAYERS, exact, strict=True) if not same] == taken
 
 
 def test_overrides() -> None:
-    assert isinstance(create("gcc", LAYERS, error_feedback=False), GCC)
-    compressor = create(GCCSettings(density=0.25), LAYERS, error_feedback=False)
-    assert isinstance(compressor, GCC)
-    assert compressor.density == 0.25
+    assert create("gcc", LAYERS, error_feedback=False).settings == GCCSettings(error_feedback=False)
+    assert create(GCCSettings(density=0.25), LAYERS, error_feedback=False).settings == GCCSettings(
+        density=0.25, error_feedback=False
+    )
     assert configure("nsi", density=0.1) == NSISettings(density=0.1)
 
 
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("tokp", {}, r"compressor: found 'tokp', did you mean 'topk'\? allowed: none, fp16, topk, gcc, nsi"),
+        ("tokp", {}, r"compressor: found 'tokp', did you mean 'topk'\? allowed: none, fp16, bf16"),
         ("zip", {}, r"compressor: found 'zip', allowed: none, fp16"),
         ("topk", {"densty": 0.1}, r"compressor topk: found a setting 'densty', did you mean 'density'\?"),
         ("topk", {"density": 2}, r"compressor topk: density: found 2; .*less than or equal to 1"),

@@ -1,31 +1,38 @@
 from __future__ import annotations
 
 import math
+import struct
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lockstep import exchange
+from methods import plain
 from torch import Tensor
 
-from node_agent.compression import codec
-from node_agent.compression.base import Layer, StepContext, alone
+from node_agent.compression.base import StepContext
+from node_agent.compression.compressor import Compressor
 from node_agent.compression.nsi import NSI, reach
-from node_agent.compression.settings import NSISettings
 from node_agent.compression.tiles import Tiling
 
 M = torch.tensor([[1.0, 1, 0, 4], [-1, 1, 0, 0], [2, -2, 3, 3], [2, 2, 0, 0]])
 # NSI of its 2 x 2 tiles: 1 + 0, 1 + sqrt(3), 2 + 0, 1.5 + 1.5
 
 
-def nsi(*shapes: tuple[int, ...], **values: object) -> NSI:
-    settings = NSISettings.model_validate({"warmup_steps": 0} | values)
-    return NSI(settings, [Layer(f"w{i}", shape) for i, shape in enumerate(shapes)])
+def nsi(*shapes: tuple[int, ...], **values: object) -> Compressor:
+    shapes_of = {f"w{i}": shape for i, shape in enumerate(shapes)}
+    return plain("nsi", shapes_of, **({"warmup_steps": 0} | values))
 
 
-def run(method: NSI, *gradients: Tensor, step: int = 0) -> list[Tensor]:
-    names = [f"w{i}" for i in range(len(gradients))]
-    return alone(method.rounds(names, gradients, StepContext(1, step)))[0].own
+def method(compressor: Compressor) -> NSI:
+    assert isinstance(compressor._method, NSI)
+    return compressor._method
+
+
+def run(compressor: Compressor, *gradients: Tensor, step: int = 0) -> list[Tensor]:
+    (outcome,), _ = exchange([compressor], [{f"w{i}": g for i, g in enumerate(gradients)}], step)
+    return [one.decoded() for one in outcome.said]
 
 
 @pytest.mark.parametrize(
@@ -41,12 +48,15 @@ def test_tiles_of_largest_nsi_are_sent_whole(density: float, tiles: list[int]) -
 
 
 def test_message_by_hand() -> None:
-    outcome, (payload,) = alone(nsi((4, 4), density=0.5, neighbourhood=2).rounds(["w0"], [M], StepContext(1, 0)))
-    assert payload.values == 8
-    assert payload.nbytes == 12 + 12 + 1 + 8 * 4  # two of four tiles: a bitmap
-    assert payload.data[24] == 0b1010
-    assert payload.data[25:].clone().view(torch.float32).tolist() == [0, 4, 0, 0, 3, 3, 0, 0]
-    assert torch.equal(outcome.mean[0], outcome.own[0])
+    payload = nsi((4, 4), density=0.5, neighbourhood=2).encode([M])
+    assert payload.kept == 8
+    octets = bytes(payload)
+    assert octets[12:23] == struct.pack("<HBII", 0, 2, 4, 4)
+    assert octets[23:27] == struct.pack("<BBH", 1, 2, 2)  # tiles, of the kernels, of side 2
+    assert octets[27:32] == struct.pack("<BI", 1, 2)  # two of them, as a bitmap
+    assert octets[32] == 0b1010
+    assert octets[33:35] == bytes([0, 0])  # floats of 32 bits
+    assert struct.unpack("<8f", octets[35:]) == (0, 4, 0, 0, 3, 3, 0, 0)
 
 
 def test_equal_tiles_go_by_their_number() -> None:
@@ -82,58 +92,49 @@ def kept(own: Tensor) -> int:
 
 
 def test_densities_follow_the_importance_of_the_steps_before() -> None:
-    method = nsi((30, 30), (30, 30), density=0.1, neighbourhood=1, momentum=0.75)
+    compressor = nsi((30, 30), (30, 30), density=0.1, neighbourhood=1, smoothing=0.75)
     signs = torch.where(torch.arange(900).view(30, 30) % 2 == 0, 1.0, -1.0)  # NSI of an entry: its magnitude
-    assert [kept(own) for own in run(method, 3 * signs, signs, step=0)] == [90, 90]  # nothing known yet
-    assert [kept(own) for own in run(method, signs, 2 * signs, step=1)] == [135, 45]  # 3 : 1
+    assert [kept(own) for own in run(compressor, 3 * signs, signs, step=0)] == [90, 90]  # nothing known yet
+    assert [kept(own) for own in run(compressor, signs, 2 * signs, step=1)] == [135, 45]  # 3 : 1
     # S = 0.75 * 3 + 0.25 * 1 = 2.5 and 0.75 * 1 + 0.25 * 2 = 1.25
-    assert [kept(own) for own in run(method, signs, signs, step=2)] == [120, 60]
+    assert [kept(own) for own in run(compressor, signs, signs, step=2)] == [120, 60]
 
 
 def test_a_layers_importance_is_the_mean_nsi_of_its_tiles() -> None:
-    method = nsi((4, 4), neighbourhood=2)
-    run(method, M, step=0)
-    run(method, M, step=1)
-    assert method.importance["w0"] == pytest.approx((1 + 1 + math.sqrt(3) + 2 + 3) / 4)
-
-
-def test_a_tile_with_some_of_its_values_missing_is_refused() -> None:
-    method = nsi((4, 4), density=0.5, neighbourhood=2)
-    rounds = method.rounds(["w0"], [M], StepContext(2, 0))
-    own = next(rounds)
-    short = codec.encode(method.wire_id, [method.spaces["w0"]], [codec.Selection(torch.tensor([1]), torch.ones(3))])
-    with pytest.raises(codec.PayloadError, match="message of rank 1: payload: 3 values for 4 entries"):
-        rounds.send([own.data, short])
+    compressor = nsi((4, 4), neighbourhood=2)
+    run(compressor, M, step=0)
+    run(compressor, M, step=1)
+    assert method(compressor).importance["w0"] == pytest.approx((1 + 1 + math.sqrt(3) + 2 + 3) / 4)
 
 
 def test_uniform_rule_ignores_importance() -> None:
-    method = nsi((30, 30), (30, 30), density=0.1, neighbourhood=1, layer_rule="uniform")
+    compressor = nsi((30, 30), (30, 30), density=0.1, neighbourhood=1, layer_rule="uniform")
     for step in range(3):
-        own = run(method, torch.full((30, 30), 9.0), torch.ones(30, 30), step=step)
+        own = run(compressor, torch.full((30, 30), 9.0), torch.ones(30, 30), step=step)
         assert [kept(o) for o in own] == [90, 90]
 
 
 def test_warm_up() -> None:
-    method = nsi((50, 50), density=0.02, neighbourhood=1, warmup_steps=4)
-    counts = [kept(run(method, torch.randn(50, 50), step=step)[0]) for step in range(5)]
+    compressor = nsi((50, 50), density=0.02, neighbourhood=1, warmup_steps=4)
+    counts = [kept(run(compressor, torch.randn(50, 50), step=step)[0]) for step in range(5)]
     assert counts == [625, 156, 75, 50, 50]
 
 
 def test_zero_gradients_keep_the_densities_defined() -> None:
-    method = nsi((40, 40), (40, 40))
+    compressor = nsi((40, 40), (40, 40))
     for step in range(3):
-        for own in run(method, torch.zeros(40, 40), torch.zeros(40, 40), step=step):
+        for own in run(compressor, torch.zeros(40, 40), torch.zeros(40, 40), step=step):
             assert not own.any()
-    assert set(method.densities().values()) == {0.02}
+    assert set(method(compressor).densities(StepContext()).values()) == {0.02}
 
 
 def test_importance_of_the_largest_gradients_stays_finite() -> None:
-    method = nsi((40, 40), (40, 40))
+    compressor = nsi((40, 40), (40, 40))
     for step in range(3):
-        run(method, torch.full((40, 40), 3e38), torch.full((40, 40), 1e-38), step=step)
-    assert all(math.isfinite(density) for density in method.densities().values())
+        run(compressor, torch.full((40, 40), 3e38), torch.full((40, 40), 1e-38), step=step)
+    assert all(math.isfinite(density) for density in method(compressor).densities(StepContext()).values())
 
 
 def test_state_of_other_layers_is_refused() -> None:
     with pytest.raises(ValueError, match="layer v"):
-        nsi((40, 40)).load_state_dict({"step": 0, "importance": {"v": 1.0}, "observed": {}})
+        method(nsi((40, 40))).load_state_dict({"step": 0, "importance": {"v": 1.0}, "observed": {}})

@@ -5,7 +5,6 @@ import torch
 
 from node_agent.compression.views import (
     flatten,
-    from_kernel_matrix,
     kernel_matrix,
     kernel_matrix_shape,
     rows,
@@ -16,13 +15,11 @@ SHAPES = [(5, 7), (4, 3, 3, 3), (4, 3, 1, 1), (6, 2, 5), (2, 3, 2, 3, 4), (3, 4,
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_kernel_matrix_has_an_inverse(shape: tuple[int, ...]) -> None:
+def test_kernel_matrix_has_the_shape_foretold(shape: tuple[int, ...]) -> None:
     tensor = torch.randn(shape)
     matrix = kernel_matrix(tensor)
     assert tuple(matrix.shape) == kernel_matrix_shape(shape)
-    restored = from_kernel_matrix(matrix, shape)
-    assert torch.equal(restored, tensor)
-    assert restored.is_contiguous()
+    assert torch.equal(matrix.flatten().sort().values, tensor.flatten().sort().values)
 
 
 def test_kernels_are_contiguous_blocks() -> None:

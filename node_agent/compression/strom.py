@@ -1,0 +1,38 @@
+"""Signs of what has grown beyond a threshold (Strom, Interspeech 2015)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from node_agent.compression.base import Coder, Layer, StepContext
+from node_agent.compression.basis import Basis
+from node_agent.compression.selection import exceeding
+from node_agent.compression.settings import StromSettings
+from node_agent.compression.sparse import EMPTY, entries, tiles_bound
+from node_agent.compression.tiles import Tiling
+from node_agent.compression.values import Coding, Signs
+
+
+class Strom(Coder):
+    """For the entries with |a| > tau:
+
+        said    tau sign(a)
+
+    one bit each beside the index. The residual loses just that, a - tau sign(a), so that an entry much larger than tau
+    is said again in the steps that follow.
+    """
+
+    def __init__(self, settings: StromSettings, layers: Sequence[Layer]) -> None:
+        super().__init__(layers)
+        self.threshold = settings.threshold
+
+    def basis(self, layer: Layer, gradient: Tensor, context: StepContext) -> Basis:
+        return entries(layer, exceeding(gradient.reshape(-1), self.threshold))
+
+    def coding(self, layer: Layer, values: Tensor, context: StepContext) -> Coding:
+        return Signs(-self.threshold, self.threshold)
+
+    def bound(self, layer: Layer, context: StepContext) -> int:
+        return tiles_bound(Tiling.of(layer.shape), layer.numel, self.coding(layer, EMPTY, context))
