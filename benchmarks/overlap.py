@@ -30,7 +30,9 @@ from processes import Place, on_nodes  # the tests' own way of starting a few no
 from node_agent.clock import Clock
 from node_agent.compression import configure, create
 from node_agent.compression.settings import CompressorSettings
-from node_agent.exchange import Exchange, layers_of
+from node_agent.exchange import Exchange, bucket_bytes, layers_of
+from node_agent.job import LinkSettings
+from node_agent.link_model import payload_bytes
 
 NODES = 2
 WIDTH, LAYERS = 512, 8
@@ -60,7 +62,13 @@ def timed(work: Callable[[], object], clock: Clock) -> float:
 
 
 def overlap(
-    place: Place, settings: CompressorSettings, virtual: bool, backward_s: float, delay: float, bucket: int, turns: int
+    place: Place,
+    settings: CompressorSettings,
+    virtual: bool,
+    backward_s: float,
+    delay: float,
+    bucket: int | None,
+    turns: int,
 ) -> tuple[float, float, float, int]:
     """Medians of backward alone, of the exchange alone, and of a step, s; buckets."""
     clock = place.clock(virtual, factor=1.0)
@@ -82,8 +90,12 @@ def overlap(
     expected = statistics.median(backward() for _ in range(5))
 
     octets = 2 * (NODES - 1) / NODES * 4 * sum(parameter.numel() for parameter in model.parameters())
-    ring = place.ring(clock, rate=8 * octets / expected, delay=delay)
-    exchange = Exchange(model, create(settings, layers_of(model)), ring, bucket, clock)
+    rate = 8 * octets / latest(expected)
+    ring = place.ring(clock, rate=rate, delay=delay)
+    compressor = create(settings, layers_of(model))
+    links = [LinkSettings(source="a", target="b", rate=rate, delay=delay)] * NODES
+    limit = bucket or bucket_bytes(compressor, list(model.parameters()), payload_bytes(links))
+    exchange = Exchange(model, compressor, ring, limit, clock)
 
     def alone() -> None:
         exchange.start(0)
@@ -111,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--backward", type=float, default=0.4, help="s that backward takes, about")
     parser.add_argument("--delay", type=float, default=0.0, help="of the links, s")
-    parser.add_argument("--bucket", type=int, default=25 * 2**20, help="bytes gathered before an exchange starts")
+    parser.add_argument("--bucket", type=int, help="bytes gathered before an exchange starts, if not by the links")
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--clock", choices=("wall", "virtual"), default="wall", help="virtual: for a host that is busy")
     options = parser.parse_args()

@@ -32,18 +32,23 @@ class Bucket:
 
 
 def make_buckets(named: Sequence[tuple[str, nn.Parameter]], limit: int) -> list[Bucket]:
-    """Group parameters, last first, into buckets of at most `limit` bytes (or of a single larger tensor)."""
+    """Group parameters, last first, into buckets that each are full once they hold `limit` bytes."""
     buckets: list[Bucket] = []
     room = 0
     for name, parameter in reversed(named):
-        size = parameter.numel() * parameter.element_size()
-        if not buckets or size > room:
+        if room <= 0:
             buckets.append(Bucket([], []))
             room = limit
         buckets[-1].names.append(name)
         buckets[-1].parameters.append(parameter)
-        room -= size
+        room -= parameter.numel() * parameter.element_size()
     return buckets
+
+
+def bucket_bytes(compressor: Compressor, parameters: Sequence[nn.Parameter], payload: int) -> int:
+    """Gradients of which the compressor makes about `payload` bytes."""
+    dense = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    return payload * dense // compressor.size_bound(parameters, warm=True)
 
 
 @dataclass
@@ -69,7 +74,7 @@ class Exchange:
     def __init__(self, model: nn.Module, compressor: Compressor, ring: Ring, bucket_bytes: int, clock: Clock) -> None:
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         self.buckets = make_buckets(named, bucket_bytes)
-        self._compressor = compressor
+        self.compressor = compressor
         self._ring = ring
         self._clock = clock
         self._missing = [0] * len(self.buckets)
@@ -135,7 +140,7 @@ class Exchange:
 
     def _average(self, bucket: Bucket) -> None:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad.detach().contiguous() for p in bucket.parameters]
-        average(bucket.names, gradients, self._compressor, self._ring, self._step, self._account)
+        average(bucket.names, gradients, self.compressor, self._ring, self._step, self._account)
         for parameter, mean in zip(bucket.parameters, gradients, strict=True):
             parameter.grad = mean
 
