@@ -1,9 +1,9 @@
-"""A plain DDP script with PyTorch's own hooks beside the compressors here, one after the other over the same links.
+"""A plain DDP script with PyTorch's own hooks and the one here, one after the other over the same links.
 
-`edgesim exec` runs benchmarks/ddp.py in the namespaces of a file, dense and with PowerSGD; `edgesim run --links netns`
-trains the background learner, with a network of the same shape, over the same links. What counts is the time of a step
-and what it put on the links of the first node: of the script as the kernel counts it, headers and acknowledgements
-included, and of the runs the messages.
+`edgesim exec` runs benchmarks/ddp.py in the namespaces of a file: dense, with PyTorch's fp16 and PowerSGD, with our
+compressors. With the autoencoder, `edgesim run --links netns` also trains the background learner, a network of the same
+shape, over the same links. What counts is the time of a step and what it put on the links of the first node: of the
+script as the kernel counts it, headers and acknowledgements included, and of the runs the messages.
 """
 
 from __future__ import annotations
@@ -23,26 +23,33 @@ ROOT = Path(__file__).resolve().parents[1]
 EDGESIM = (sys.executable, "-c", "from edgesim.cli import main; main()")
 WIDTHS = (400, 400, 50)
 BANDS = 200
-HOOKS = {
-    "DDP dense": ("dense",),
-    "DDP PowerSGD, rank 1": ("powersgd", "--rank", "1"),
-    "DDP PowerSGD, rank 4": ("powersgd", "--rank", "4"),
+HOOKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "DDP dense": ("dense", {}),
+    "DDP, PyTorch's fp16": ("torch-fp16", {}),
+    "DDP, PyTorch's PowerSGD, rank 1": ("torch-powersgd", {"matrix_approximation_rank": 1}),
+    "DDP, PyTorch's PowerSGD, rank 4": ("torch-powersgd", {"matrix_approximation_rank": 4}),
+    "DDP, none": ("none", {}),
+    "DDP, fp16": ("fp16", {}),
+    "DDP, gcc, density 0.5": ("gcc", {"density": 0.5}),
+    "DDP, topk, density 0.02": ("topk", {"density": 0.02}),
+    "DDP, nsi, density 0.02": ("nsi", {"density": 0.02, "warmup_steps": 0}),
 }
 COMPRESSORS = {
-    "none": "none",
-    "fp16": "fp16",
-    "gcc, density 0.5": "{name: gcc, density: 0.5}",
-    "topk, density 0.02": "{name: topk, density: 0.02}",
-    "nsi, density 0.02": "{name: nsi, density: 0.02, warmup_steps: 0}",
+    "run, none": "none",
+    "run, fp16": "fp16",
+    "run, gcc, density 0.5": "{name: gcc, density: 0.5}",
+    "run, topk, density 0.02": "{name: topk, density: 0.02}",
+    "run, nsi, density 0.02": "{name: nsi, density: 0.02, warmup_steps: 0}",
 }
 
 
-def script(file: Path, hook: tuple[str, ...], steps: int) -> dict[str, Any]:
+def script(file: Path, hook: str, settings: dict[str, Any], model: str, steps: int) -> dict[str, Any]:
     """What rank 0 of the DDP script printed."""
     widths = [str(width) for width in (BANDS, *WIDTHS)]
-    program = [sys.executable, str(ROOT / "benchmarks" / "ddp.py"), "--hook", *hook, "--steps", str(steps)]
+    program = [sys.executable, str(ROOT / "benchmarks" / "ddp.py"), "--hook", hook, "--settings", json.dumps(settings)]
+    what = ["--model", model, "--steps", str(steps), "--widths", *widths]
     done = subprocess.run(
-        [*EDGESIM, "exec", str(file), "--", *program, "--widths", *widths], capture_output=True, text=True, check=False
+        [*EDGESIM, "exec", str(file), "--", *program, *what], capture_output=True, text=True, check=False
     )
     if done.returncode:
         sys.exit(f"{done.stdout}{done.stderr}")
@@ -82,10 +89,12 @@ def run(file: Path, compressor: str, steps: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("file", nargs="?", type=Path, default=ROOT / "topologies" / "leo-ring-4.yaml")
+    parser.add_argument("--model", choices=("autoencoder", "resnet"), default="autoencoder")
     parser.add_argument("--steps", type=int, default=10)
     options = parser.parse_args()
-    rows = {name: script(options.file, hook, options.steps) for name, hook in HOOKS.items()}
-    rows |= {name: run(options.file, compressor, options.steps) for name, compressor in COMPRESSORS.items()}
+    rows = {name: script(options.file, *hook, options.model, options.steps) for name, hook in HOOKS.items()}
+    if options.model == "autoencoder":
+        rows |= {name: run(options.file, compressor, options.steps) for name, compressor in COMPRESSORS.items()}
     table = Table("", "step", "of DDP dense", "MB a step, first node", "parameters", title=str(options.file.name))
     dense = rows["DDP dense"]["step_s"]
     for name, found in rows.items():

@@ -28,7 +28,7 @@ from edgesim.topology.schema import Topology
 from node_agent.compression.settings import CompressorSettings
 from node_agent.events import ClockSet, Event, Observation, Started, Step
 from node_agent.job import BackgroundSettings, Job, ProbeSettings, SceneSettings
-from node_agent.link_model import frame_bytes, patience
+from node_agent.link_model import frame_bytes, patience, payload_bytes
 from node_agent.workloads import detection
 from node_agent.workloads.formats import SceneError
 from node_agent.workloads.scenes import Prior, Scene, open_scene, target_prior
@@ -139,6 +139,7 @@ class Experiment:
                 compressor=compressor,
                 density=training.density,
                 bucket_bytes=training.bucket,
+                payload_bytes=payload_bytes(shares),
                 workload=BackgroundSettings(
                     scene=_scene_settings(topology),
                     lines=(cuts[rank], cuts[rank + 1]),

@@ -32,18 +32,23 @@ class Bucket:
 
 
 def make_buckets(named: Sequence[tuple[str, nn.Parameter]], limit: int) -> list[Bucket]:
-    """Group parameters, last first, into buckets of at most `limit` bytes (or of a single larger tensor)."""
+    """Group parameters, last first, into buckets that each are full once they hold `limit` bytes."""
     buckets: list[Bucket] = []
     room = 0
     for name, parameter in reversed(named):
-        size = parameter.numel() * parameter.element_size()
-        if not buckets or size > room:
+        if room <= 0:
             buckets.append(Bucket([], []))
             room = limit
         buckets[-1].names.append(name)
         buckets[-1].parameters.append(parameter)
-        room -= size
+        room -= parameter.numel() * parameter.element_size()
     return buckets
+
+
+def bucket_bytes(compressor: Compressor, parameters: Sequence[nn.Parameter], payload: int) -> int:
+    """Gradients of which the compressor makes about `payload` bytes."""
+    dense = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    return payload * dense // compressor.size_bound(parameters, warm=True)
 
 
 @dataclass
@@ -69,7 +74,7 @@ class Exchange:
     def __init__(self, model: nn.Module, compressor: Compressor, ring: Ring, bucket_bytes: int, clock: Clock) -> None:
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         self.buckets = make_buckets(named, bucket_bytes)
-        self._compressor = compressor
+        self.compressor = compressor
         self._ring = ring
         self._clock = clock
         self._missing = [0] * len(self.buckets)
@@ -123,7 +128,7 @@ class Exchange:
             try:
                 while turn in waiting:
                     clock.wait_until(waiting.pop(turn))
-                    self._average(self.buckets[turn], clock)
+                    self._average(self.buckets[turn])
                     turn += 1
             except Exception as error:  # handed to the training thread, which raises it from `finish`
                 self._done.put(error)
@@ -133,36 +138,49 @@ class Exchange:
                 self._account.ended = clock.now()
                 self._done.put(None)
 
-    def _average(self, bucket: Bucket, clock: Clock) -> None:
-        account = self._account
+    def _average(self, bucket: Bucket) -> None:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad.detach().contiguous() for p in bucket.parameters]
-        context = StepContext(self._ring.size, self._step, self._ring.rank, self._compressor.seed)
-        rounds = self._compressor.rounds(bucket.names, gradients, context, into=gradients)
-        reply: Any = None
-        try:
-            while True:
-                began = clock.now()
-                one = rounds.send(reply)
-                encoded = clock.now()
-                reply = self._reduce(one)
-                account.encode += encoded - began
-                account.ring += clock.now() - encoded
-                account.values += one.values
-        except StopIteration:
-            for name, parameter, mean in zip(bucket.names, bucket.parameters, gradients, strict=True):
-                parameter.grad = mean
-                check(Layer(name, tuple(parameter.shape)), parameter.grad)  # a sum of finite values may not be finite
-            account.decode += clock.now() - began
+        average(bucket.names, gradients, self.compressor, self._ring, self._step, self._account)
+        for parameter, mean in zip(bucket.parameters, gradients, strict=True):
+            parameter.grad = mean
 
-    def _reduce(self, one: Round) -> Tensor | list[Tensor]:
-        account, data = self._account, one.data
-        if one.reduction == "private":
-            gathered = self._ring.all_gather(data)
-            account.formula_bytes += self._ring.all_gather_bytes([message.numel() for message in gathered])
-            return gathered
-        self._ring.all_reduce(data)
-        account.formula_bytes += self._ring.all_reduce_bytes(data.numel(), data.element_size())
-        return data
+
+def average(
+    names: Sequence[str], gradients: Sequence[Tensor], compressor: Compressor, ring: Ring, step: int, account: Account
+) -> None:
+    """Replace these layers' gradients by their means over the nodes of the ring, and add to the account what it took.
+
+    Raises GradientError on every node where a gradient of any node, or a mean, is not finite; LinkError if a neighbour
+    fails.
+    """
+    clock = ring.clock
+    context = StepContext(ring.size, step, ring.rank, compressor.seed)
+    rounds = compressor.rounds(names, gradients, context, into=gradients)
+    reply: Any = None
+    try:
+        while True:
+            began = clock.now()
+            one = rounds.send(reply)
+            encoded = clock.now()
+            reply = _reduced(one, ring, account)
+            account.encode += encoded - began
+            account.ring += clock.now() - encoded
+            account.values += one.values
+    except StopIteration:
+        for name, mean in zip(names, gradients, strict=True):
+            check(compressor.layers[name], mean)  # a sum of finite values may not be finite
+        account.decode += clock.now() - began
+
+
+def _reduced(one: Round, ring: Ring, account: Account) -> Tensor | list[Tensor]:
+    data = one.data
+    if one.reduction == "private":
+        gathered = ring.all_gather(data)
+        account.formula_bytes += ring.all_gather_bytes([message.numel() for message in gathered])
+        return gathered
+    ring.all_reduce(data)
+    account.formula_bytes += ring.all_reduce_bytes(data.numel(), data.element_size())
+    return data
 
 
 def layers_of(model: nn.Module) -> list[Layer]:

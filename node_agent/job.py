@@ -196,7 +196,10 @@ class Job(Settings):
     density: AutomaticDensity | None = Field(
         default=None, description="within these bounds the compressor's density follows the link; None: it does not"
     )
-    bucket_bytes: int = Field(default=25 * 2**20, description="gradients gathered before an exchange starts")
+    bucket_bytes: int | None = Field(
+        default=None, description="gradients gathered before an exchange starts; None: such as make a payload"
+    )
+    payload_bytes: int = Field(default=25 * 2**20, description="payload for which an exchange is worth its latency")
     workload: WorkloadSettings | None = Field(
         default=None, description="None: links are measured, and nothing is trained"
     )

@@ -28,6 +28,15 @@ SMALLEST_FRAME = 16 * 1024
 """bytes; below this the header and the handling of a message would weigh more than what a shorter one gains"""
 
 
+WORTH = 10
+"""times the latency of a round of the ring that what is exchanged at once takes to travel"""
+
+HANDLING = 0.5e-3
+"""s; about what a node takes for a message beside copying it"""
+
+MOST_AT_ONCE = 25 * 2**20
+"""bytes that are exchanged at once whatever the links"""
+
 TCP_HEADERS = 52
 """bytes of each packet that IP and TCP with timestamps take"""
 
@@ -196,6 +205,21 @@ def frame_bytes(links: Iterable[LinkSettings]) -> int:
         return FRAME
     affordable = int(min(rates) / 8 * FRAME_TIME) // SMALLEST_FRAME * SMALLEST_FRAME
     return min(max(affordable, SMALLEST_FRAME), FRAME)
+
+
+def payload_bytes(links: Iterable[LinkSettings]) -> int:
+    """How much a ring of these links exchanges at once: enough to travel for long beside the latency of a round, and
+    little enough for the rest to be computed meanwhile.
+
+    An all-reduce of S bytes goes twice round the ring but for two hops, 2 (N-1)/N S bytes a link and 2 (N-1)/N times
+    the sum of the delays: the share of its latency does not depend on N.
+    """
+    links = list(links)
+    rates = [state.rate for link in links for state in (link, *link.changes) if state.rate is not None]
+    if not rates:
+        return MOST_AT_ONCE
+    latency = sum(HANDLING + max(state.delay for state in (link, *link.changes)) for link in links)
+    return min(MOST_AT_ONCE, max(1, round(WORTH * latency * min(rates) / 8)))
 
 
 def patience(link: LinkSettings, frame: int, over_tcp: bool = False) -> float:

@@ -20,7 +20,7 @@ from node_agent.clock import Clock, ModelledClock, VirtualClock, WallClock
 from node_agent.compression import create
 from node_agent.compression.compressor import GradientError
 from node_agent.events import Emit
-from node_agent.exchange import Account, Exchange, layers_of, make_buckets, parts_of
+from node_agent.exchange import Account, Exchange, bucket_bytes, layers_of, parts_of
 from node_agent.job import Job, ProbeSettings
 from node_agent.judgement import at_rest, deviations
 from node_agent.link import POSTED, IncomingLink, OutgoingLink
@@ -128,15 +128,15 @@ def _prepare_and_train(
     barrier(ring, clock, handshake)
     prepared = ring.outgoing.sent if ring.outgoing else events.Sent()
     link = ring.outgoing.model.settings if ring.outgoing and job.imposed == "node" else None
-    buckets = make_buckets(list(workload.model.named_parameters()), job.bucket_bytes)
-    dense = sum(ring.all_reduce_bytes(sum(p.numel() for p in bucket.parameters)) for bucket in buckets)
+    exchange = make_exchange(job, workload.model, ring, clock)
+    dense = sum(ring.all_reduce_bytes(sum(p.numel() for p in bucket.parameters)) for bucket in exchange.buckets)
     emit(events.Started(job.rank, job.node, os.getpid(), facts, prepared, clock.now(), dense, link))
 
     observer = Observer(job, workload, clock, handshake, emit)
     observer.observe(0)
     tell_clock(job, clock, emit)
     with Telemetry(job, emit):
-        return _steps(job, workload, ring, clock, handshake, observer, emit)
+        return _steps(job, workload, exchange, ring, clock, handshake, observer, emit)
 
 
 def probe_links(
@@ -180,6 +180,7 @@ def probe_links(
 def _steps(
     job: Job,
     workload: Workload,
+    exchange: Exchange,
     ring: Ring,
     clock: Clock,
     handshake: Handshake | None,
@@ -188,8 +189,7 @@ def _steps(
 ) -> events.Finished:
     model = workload.model
     optimiser = torch.optim.Adam(model.parameters(), lr=workload.learning_rate)
-    compressor = create(job.compressor, layers_of(model), seed=job.seed, automatic=job.density)
-    exchange = Exchange(model, compressor, ring, job.bucket_bytes, clock)
+    compressor = exchange.compressor
     sent = ring.outgoing.sent if ring.outgoing else events.Sent()
     if ring.incoming:
         ring.incoming.meter.measured()
@@ -338,6 +338,14 @@ def make_ring(
     incoming = make_incoming(job, from_previous, pool)
     bare = channels(job, BARE, group) if job.bare else None
     return Ring(job.rank, job.world_size, clock, outgoing, incoming, pool, bare)
+
+
+def make_exchange(job: Job, model: nn.Module, ring: Ring, clock: Clock) -> Exchange:
+    """The exchange of a job's gradients, in buckets of the same layers on all nodes."""
+    compressor = create(job.compressor, layers_of(model), seed=job.seed, automatic=job.density)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    limit = job.bucket_bytes or bucket_bytes(compressor, trained, job.payload_bytes)
+    return Exchange(model, compressor, ring, limit, clock)
 
 
 class Observer:

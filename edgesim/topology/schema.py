@@ -165,10 +165,9 @@ class Training(Section):
     goal: float | None = Field(
         default=None, gt=0, le=1, strict=True, description="AUC whose first reaching is time_to_target_s"
     )
-    bucket: Size = Field(
-        default=25 * 2**20,
-        json_schema_extra={"default": "25 MiB"},
-        description="gradients gathered before an exchange starts, bytes",
+    bucket: Size | None = Field(
+        default=None,
+        description="gradients gathered before an exchange starts, bytes; not given: by rate and delay of the links",
     )
 
     @model_validator(mode="before")

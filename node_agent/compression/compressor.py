@@ -136,10 +136,12 @@ class Compressor:
         coded = codec.unpack(octets, self.settings.wire_id, layers, self.reduction)
         return [one.decoded() for one in coded]
 
-    def size_bound(self, gradients: Sequence[Tensor]) -> int:
-        """Bytes that the next payload of such gradients will not exceed."""
+    def size_bound(self, gradients: Sequence[Tensor], warm: bool = False) -> int:
+        """Bytes that the next payload of such gradients will not exceed; or any one after warm-up."""
         method = self._method_for(gradients)
         context = self._context()
+        if warm:
+            context = replace(context, step=max(self.step, getattr(self.settings, "warmup_steps", 0)))
         return codec.HEADER.size + sum(
             codec.section_size(layer, method.bound(layer, context)) for layer in self.layers.values()
         )

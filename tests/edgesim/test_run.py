@@ -160,7 +160,7 @@ def test_a_fast_link_before_a_slow_one_does_not_make_its_messages_too_long(
 ) -> None:
     file = write_topology(2, links="{rate: 100 Mbit/s}")
     file.write_text(file.read_text() + "links:\n  - {between: [n0, n1], reverse: {rate: 200 kbit/s}}\n")
-    changes = ("--set", "training.steps=1", "--set", "training.network=[400]")
+    changes = ("--set", "training.steps=1", "--set", "training.network=[400]", "--set", "training.bucket=1 MB")
     done = edgesim("run", file, *changes, "--out", tmp_path / "run", "--no-figures")
     assert done.returncode == 0, done.stderr
     # 26,032 gradients in two chunks of 52,064 bytes, each of four messages of up to 16 KiB, sent in two hops

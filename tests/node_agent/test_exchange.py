@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from processes import on_nodes
 from torch import nn
 
+from node_agent.compression import create
+from node_agent.compression.base import Layer
 from node_agent.compression.settings import GCCSettings, NoneSettings, NSISettings, TopKSettings
-from node_agent.exchange import Account, make_buckets, parts_of
+from node_agent.exchange import Account, bucket_bytes, make_buckets, parts_of
 from node_agent.transport import HEADER_BYTES
 
 DENSE = [
@@ -77,13 +79,25 @@ def test_a_bucket_travels_while_backward_goes_on() -> None:
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.integers(1, 400))
-def test_buckets_hold_every_parameter_once_last_first_within_the_limit(sizes: list[int], limit: int) -> None:
+def test_buckets_hold_every_parameter_once_last_first_and_no_more_than_fills_them(sizes: list[int], limit: int) -> None:
     named = [(f"p{i}", nn.Parameter(torch.zeros(size))) for i, size in enumerate(sizes)]
     buckets = make_buckets(named, limit)
     assert [name for bucket in buckets for name in bucket.names] == [name for name, _ in reversed(named)]
     for bucket in buckets:
-        total = sum(4 * parameter.numel() for parameter in bucket.parameters)
-        assert total <= limit or len(bucket.parameters) == 1
+        *before, last = (4 * parameter.numel() for parameter in bucket.parameters)
+        assert sum(before) < limit
+        assert sum(before) + last >= limit or bucket is buckets[-1]
+
+
+def test_buckets_are_of_such_gradients_as_make_the_payload() -> None:
+    layers = [nn.Parameter(torch.zeros(100, 100)) for _ in range(20)]
+    shapes = [Layer(str(i), (100, 100)) for i in range(20)]
+    dense = bucket_bytes(create("none", shapes), layers, 50_000)
+    assert 49_000 < dense <= 50_000  # but for some bytes a layer that describe it
+    assert bucket_bytes(create("fp16", shapes), layers, 50_000) == pytest.approx(2 * dense, rel=0.01)
+    # after warm-up 100 of 10,000 entries of a layer, 4 bytes each and at most as much for where they are
+    sparse = bucket_bytes(create("topk", shapes, density=0.01, warmup_steps=9), layers, 50_000)
+    assert 50 * dense * 0.9 < sparse < 100 * dense
 
 
 @given(*[st.floats(0, 10) for _ in range(6)])

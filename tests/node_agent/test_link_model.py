@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node_agent.job import FRAME, Bursts, Change, LinkSettings, Window
-from node_agent.link_model import SMALLEST_FRAME, LinkError, LinkModel, expected, frame_bytes, framed, patience
+from node_agent.link_model import (
+    SMALLEST_FRAME,
+    LinkError,
+    LinkModel,
+    expected,
+    frame_bytes,
+    framed,
+    patience,
+    payload_bytes,
+)
 from node_agent.timeline import Timeline
 
 
@@ -139,6 +148,15 @@ def test_messages_are_short_on_slow_links(rate: float | None, expected: int) -> 
     assert frame_bytes([fast, LinkSettings(source="b", target="a", rate=rate)]) == expected
     faster = LinkSettings(source="c", target="b", rate=1e12)
     assert frame_bytes([faster, LinkSettings(source="b", target="a", rate=rate)]) == expected
+
+
+def test_what_is_exchanged_at_once_takes_ten_times_the_latency_of_its_ring() -> None:
+    links = [LinkSettings(source=a, target=b, rate=10e6, delay=0.0045) for a, b in pairwise("abcda")]
+    # four times 4.5 ms and 0.5 ms of handling: 20 ms, in ten of which 10 Mbit/s carry 250,000 bytes
+    assert payload_bytes(links) == 250_000
+    slow = LinkSettings(source="x", target="y", rate=1e6, delay=0.0045)
+    assert payload_bytes([*links[:3], slow]) == 25_000
+    assert payload_bytes([link.model_copy(update={"rate": None}) for link in links]) == 25 * 2**20
 
 
 def test_patience_covers_the_longest_closure_and_a_slow_message() -> None:

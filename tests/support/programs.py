@@ -233,7 +233,7 @@ def overlap(place: Place, rate: float, seconds: float) -> tuple[float, float]:
     first, second = nn.Linear(100, 100), nn.Linear(100, 100)
     ring = place.ring(clock, rate=rate)
     model = nn.Sequential(first, second)
-    exchanged = Exchange(model, create(NoneSettings(), layers_of(model)), ring, 40_500, clock)
+    exchanged = Exchange(model, create(NoneSettings(), layers_of(model)), ring, 40_400, clock)
     exchanged.start(0)
     second(SlowBackward.apply(first(torch.ones(1, 100)), clock, seconds)).sum().backward()
     before = clock.now()

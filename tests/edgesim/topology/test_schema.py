@@ -131,7 +131,7 @@ def test_training_by_default() -> None:
     assert (training.scene, training.target, training.prior) == ("indian-pines", "stone-steel-towers", "blob")
     assert training.compressor == (NoneSettings(),)
     assert training.network == (400, 400, 50)
-    assert training.bucket == 25 * 2**20
+    assert training.bucket is None
 
 
 def test_the_default_target_belongs_to_the_default_scene() -> None:
@@ -228,7 +228,7 @@ def test_quantities_are_patterns_in_the_json_schema() -> None:
 def test_defaults_in_the_json_schema_are_as_one_would_write_them() -> None:
     assert schema_of("defaults", "link", "rate")["default"] == "unlimited"
     assert schema_of("emulation", "timeout")["default"] == "60 s"
-    assert Topology.model_validate({"nodes": ["a"], "training": {"bucket": "25 MiB"}}) == topology(nodes=["a"])
+    assert Topology.model_validate({"nodes": ["a"], "training": {"bucket": None}}) == topology(nodes=["a"])
     assert "default" not in schema_of("ring")
 
 
