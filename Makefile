@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test format setup bench-ring bench-links bench-ddp bench-overlap bench-namespaces bench-worlds bench-relay bench-clocks bench-orbit bench-detection clean
+.PHONY: demo test format setup bench-ring bench-links bench-ddp bench-compression bench-overlap fuzz bench-namespaces bench-worlds bench-relay bench-clocks bench-orbit bench-detection clean
 
 demo: $(READY)  ## the main job: three compressors over four satellites' links
 	$(BIN)/edgesim run topologies/leo-ring-4.yaml
@@ -37,6 +37,12 @@ bench-relay: $(READY)  ## packets through the relay: rate, delay, jitter, its sh
 
 bench-ddp: $(READY)  ## a plain DDP script with PyTorch's hooks beside the compressors, over the same links
 	$(BIN)/python benchmarks/ddp_beside.py
+
+bench-compression: $(READY)  ## every compressor: time beside copying, bits beside the entropy bound, memory, overlap
+	$(BIN)/python benchmarks/compression.py
+
+fuzz: $(READY)  ## 100,000 payloads changed by chance or malice, decoded
+	$(BIN)/python benchmarks/fuzz.py
 
 bench-overlap: $(READY)  ## how much of a transfer vanishes behind backward
 	$(BIN)/python benchmarks/overlap.py

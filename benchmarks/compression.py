@@ -1,7 +1,8 @@
 """Every compressor on one large gradient: time beside copying it, bits on the wire beside the entropy bound, memory.
 
 One thread. Methods and what they are compared with take turns in one process; figures are medians. Encoding includes
-error feedback and the payload's bytes. Writes results/reference/compression.json.
+error feedback and the payload's bytes. At the end a step with the exchange behind backward, as in overlap.py. Writes
+results/reference/compression.json.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import overlap
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -171,6 +173,9 @@ def main() -> None:
     costs = [index_cost(density, gradient.numel(), options.repetitions) for density in DENSITIES]
     console.print(_methods(rows, gradient.numel()))
     console.print(_indices(costs))
+    overlapping = overlap.measured() if options.only is None else []
+    if overlapping:
+        console.print(overlap.rendered(overlapping))
     for line in _verdicts(rows):
         console.print(line, highlight=False)
     console.print(f"load average {load:.1f} before, {os.getloadavg()[0]:.1f} after")
@@ -182,6 +187,7 @@ def main() -> None:
             "load_before": load,
             "methods": rows,
             "indices": costs,
+            "overlap": overlapping,
         }
         RESULT.parent.mkdir(parents=True, exist_ok=True)
         RESULT.write_text(json.dumps(content, indent=1) + "\n")

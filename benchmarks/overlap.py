@@ -16,6 +16,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -119,6 +120,40 @@ def overlap(
     return backwards, exchanges, steps, len(exchange.buckets)
 
 
+def measured(
+    virtual: bool = False,
+    backward_s: float = 0.4,
+    delay: float = 0.0,
+    bucket: int | None = None,
+    turns: int = 9,
+) -> list[dict[str, Any]]:
+    """For each compressor backward alone, the exchange alone and a step, s, and the step over the larger of the two."""
+    found = []
+    for settings in COMPRESSORS:
+        backward, exchange, step, buckets = on_nodes(
+            NODES, overlap, settings, virtual, backward_s, delay, bucket, turns
+        )[0]
+        found.append(
+            {
+                "compressor": settings.name,
+                "buckets": buckets,
+                "backward_s": backward,
+                "exchange_s": exchange,
+                "step_s": step,
+                "of_the_larger": step / max(backward, exchange),
+            }
+        )
+    return found
+
+
+def rendered(rows: list[dict[str, Any]]) -> Table:
+    table = Table("compressor", "buckets", "backward", "exchange", "step", "of the larger", title="overlap")
+    for row in rows:
+        times = (f"{row[f'{what}_s'] * 1e3:.0f} ms" for what in ("backward", "exchange", "step"))
+        table.add_row(row["compressor"], str(row["buckets"]), *times, f"{row['of_the_larger']:.2f}")
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--backward", type=float, default=0.4, help="s that backward takes, about")
@@ -127,18 +162,9 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--clock", choices=("wall", "virtual"), default="wall", help="virtual: for a host that is busy")
     options = parser.parse_args()
-    table = Table("compressor", "buckets", "backward", "exchange", "step", "of the larger", title="overlap")
-    settled = (options.clock == "virtual", options.backward, options.delay, options.bucket, options.turns)
-    for settings in COMPRESSORS:
-        backward, exchange, step, buckets = on_nodes(NODES, overlap, settings, *settled)[0]
-        table.add_row(
-            settings.name,
-            str(buckets),
-            f"{backward * 1e3:.0f} ms",
-            f"{exchange * 1e3:.0f} ms",
-            f"{step * 1e3:.0f} ms",
-            f"{step / max(backward, exchange):.2f}",
-        )
+    table = rendered(
+        measured(options.clock == "virtual", options.backward, options.delay, options.bucket, options.turns)
+    )
     Console(width=100).print(table)
     print(f"load of this host at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 
