@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -9,15 +10,21 @@ from rich.table import Table
 from rich.text import Text
 
 from edgesim.topology.presets import load
+from edgesim.topology.problems import Refusal, closest, listed, shown
 from node_agent.compression.settings import CATALOGUE
 
 _HOW = {"aligned": "ring all-reduce", "private": "ring all-gather"}
 
 
-def entries() -> list[dict[str, Any]]:
-    """One entry per compressor: name, reduction, summary, source, and settings with type, default and meaning."""
+def entries(names: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """One entry per compressor, of these or of all: name, reduction, summary, source, and settings with type, default
+    and meaning. Raises Refusal for a name that is not known."""
+    for name in names:
+        if name not in CATALOGUE:
+            raise Refusal(shown(name), listed(CATALOGUE), closest(name, CATALOGUE))
     found = []
-    for name, settings in CATALOGUE.items():
+    for name in names or CATALOGUE:
+        settings = CATALOGUE[name]
         schema = settings.model_json_schema()
         # What may hold its like is defined beside itself.
         properties = schema.get("properties") or schema["$defs"][settings.__name__]["properties"]
@@ -41,8 +48,18 @@ def _setting(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def render() -> RenderableType:
-    parts: list[RenderableType] = []
+    """All compressors, a line each."""
+    table = Table.grid(padding=(0, 2))
     for entry in entries():
+        table.add_row(Text(entry["name"], "bold"), entry["reduction"], entry["summary"])
+    explained = "aligned: payloads are summed by a ring all-reduce; private: each node's own travels a ring all-gather"
+    return Group(table, Text(f"\n{explained}\nedgesim compressors NAME... tells settings and sources", style="dim"))
+
+
+def render_entries(names: Sequence[str]) -> RenderableType:
+    """These compressors with their settings and sources. Raises Refusal for a name that is not known."""
+    parts: list[RenderableType] = []
+    for entry in entries(names):
         head = Text.assemble((entry["name"], "bold"), f"  {entry['summary']}")
         parts += [head, Text(f"  {entry['reduction']} ({_HOW[entry['reduction']]}); {entry['source']}", style="dim")]
         table = Table.grid(padding=(0, 2))

@@ -394,14 +394,23 @@ def compare(
 
 
 @app.command()
-def compressors(as_json: Json = False) -> None:
-    """List the compressors: settings, how their payloads travel, and where they come from."""
+def compressors(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="settings and sources of these")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the compressors and how their payloads travel; of those named, settings and where they come from."""
     from edgesim import catalogue
+    from edgesim.topology.problems import Refusal
 
-    if as_json:
-        typer.echo(json.dumps(catalogue.entries(), indent=2))
-    else:
-        _console().print(catalogue.render())
+    try:
+        if as_json:
+            typer.echo(json.dumps(catalogue.entries(names or ()), indent=2))
+        else:
+            _console().print(catalogue.render_entries(names) if names else catalogue.render())
+    except Refusal as error:
+        _refuse([f"compressor: {error}"])
 
 
 @app.command(name="exec", context_settings={"ignore_unknown_options": True})

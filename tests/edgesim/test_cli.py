@@ -196,10 +196,23 @@ def test_compressors_are_listed_with_settings_and_source() -> None:
     code, output, _ = edgesim("compressors")
     assert code == 0
     assert all(re.search(rf"^{name} ", output, re.MULTILINE) for name in CATALOGUE)
+    code, output, _ = edgesim("compressors", "gcc", "size-adaptive")
+    assert code == 0
+    assert "selector" in output
+    assert "threshold" in output
+    assert "topk" not in output
     entries = {entry["name"]: entry for entry in json.loads(edgesim("compressors", "--json")[1])}
     assert entries["nsi"]["reduction"] == "private"
     assert entries["gcc"]["settings"]["density"]["default"] == 0.5
     assert "TNNLS" in entries["gcc"]["source"]
+    assert [entry["name"] for entry in json.loads(edgesim("compressors", "nsi", "--json")[1])] == ["nsi"]
+
+
+def test_a_compressor_that_is_not_known_is_refused() -> None:
+    code, _, errors = edgesim("compressors", "tokp")
+    assert code == 2
+    assert errors.startswith("compressor: found 'tokp', allowed none, fp16, bf16, topk,")
+    assert errors.endswith("did you mean 'topk'?\n")
 
 
 def test_schema_describes_every_section() -> None:
