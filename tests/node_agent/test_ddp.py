@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "topk": {"density": 0.1},
+    "randomk": {"density": 0.2},
     "nsi": {"density": 0.1, "warmup_steps": 4},
 }
 """of those whose own are for larger networks"""

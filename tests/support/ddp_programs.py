@@ -185,7 +185,7 @@ def refused(make: str) -> str:
 
 def everything(place: Place, compressors: list[Any]) -> dict[str, Any]:
     """All of it in one go: DDP's first backward in a process imports for seconds."""
-    found: dict[str, Any] = {one.name: with_hook(one, 6) for one in compressors}
+    found: dict[str, Any] = {one.name: with_hook(one, 4) for one in compressors}
     by_name = {one.name: one for one in compressors}
     found["own average"] = own_average(5)
     found["one bucket"] = with_hook(by_name["none"], 5, cap=100)
