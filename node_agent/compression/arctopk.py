@@ -54,7 +54,7 @@ class ARCTopK(Sparsifier):
             for i, sketch in zip(sketched, unflatten(total, sketches), strict=True):
                 kept[i] = largest(torch.linalg.vector_norm(sketch, dim=1, dtype=torch.float64), counts[i])
         bases = [Rows(layer.shape, k.cpu().numpy(), "zero") for layer, k in zip(layers, kept, strict=True)]
-        return [self.code(*one, context) for one in zip(layers, gradients, bases, strict=True)]
+        return self.code(layers, gradients, bases, context)
 
     def sketch(self, layer: Layer, gradient: Tensor, context: StepContext) -> Tensor:
         """P, (rows, columns of the sketch), of this node alone."""

@@ -209,25 +209,32 @@ class Coder(Method):
         return Floats()
 
     def compress(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds[list[Coded]]:
-        coded = []
-        for name, gradient in zip(names, gradients, strict=True):
-            layer = self.layers[name]
-            coded.append(self.code(layer, gradient, self.basis(layer, gradient, context), context))
-        return coded
+        layers = [self.layers[name] for name in names]
+        bases = [self.basis(*one, context) for one in zip(layers, gradients, strict=True)]
+        return self.code(layers, gradients, bases, context)
         yield  # a generator that has nothing to agree on
 
     def bound(self, layer: Layer, context: StepContext) -> int:
         coding = self.coding(layer, torch.zeros(0), context)
         return len(coding.write()) + coding.size(layer.numel)
 
-    def code(self, layer: Layer, gradient: Tensor, basis: Basis, context: StepContext) -> Coded:
-        """The gradient's coordinates in this basis."""
-        values = basis.coordinates(gradient).cpu()
+    def code(
+        self, layers: Sequence[Layer], gradients: Sequence[Tensor], bases: Sequence[Basis], context: StepContext
+    ) -> list[Coded]:
+        """The gradients' coordinates in these bases, coded."""
+        # An accelerator is given all that it has to do before the host waits for the first of its results.
+        coordinates = [basis.coordinates(gradient) for basis, gradient in zip(bases, gradients, strict=True)]
+        coded = []
+        for layer, gradient, basis, values in zip(layers, gradients, bases, coordinates, strict=True):
+            shared = values.untyped_storage().data_ptr() == gradient.untyped_storage().data_ptr()
+            coded.append(self.say(layer, basis, values.cpu(), shared, context))
+        return coded
+
+    def say(self, layer: Layer, basis: Basis, values: Tensor, shared: bool, context: StepContext) -> Coded:
+        """The layer's coordinates, coded; `shared`: they lie in the memory of the gradient."""
         coding = self.coding(layer, values, context)
-        if coding == Floats() and values.untyped_storage().data_ptr() != gradient.untyped_storage().data_ptr():
-            octets = values.view(torch.uint8)  # they are nobody else's: no need of a copy
-        else:
-            octets = coding.encode(values, context.generator(layer))
+        copied = shared or coding != Floats()
+        octets = coding.encode(values, context.generator(layer)) if copied else values.view(torch.uint8)
         return Coded(layer, basis, coding, octets, self.reduction)
 
 

@@ -110,21 +110,21 @@ class Tiles(Entries):
 
     kind = 1
     tiling: Tiling
-    chosen: NDArray[np.int64]
-    """numbers of the tiles, ascending"""
+    chosen: Tensor
+    """numbers of the tiles, ascending int64, on any device"""
 
     @cached_property
     def members(self) -> Tensor:
-        return self.tiling.members(torch.from_numpy(self.chosen))
+        return self.tiling.members(self.chosen)
 
     def write(self) -> bytes:
-        return self.tiling.write() + _write_set(self.chosen, self.tiling.tiles)
+        return self.tiling.write() + _write_set(self.chosen.cpu().numpy(), self.tiling.tiles)
 
     @classmethod
     def read(cls, octets: memoryview, shape: Shape) -> tuple[Tiles, int]:
         tiling, at = Tiling.read(octets, shape)
         chosen, length = _read_set(octets[at:], tiling.tiles)
-        return cls(tiling, chosen), at + length
+        return cls(tiling, torch.from_numpy(chosen)), at + length
 
 
 @dataclass(frozen=True)

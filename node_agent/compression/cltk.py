@@ -37,7 +37,7 @@ class CLTK(Sparsifier):
             bases = read_all(memoryview(messages[leader].numpy()), layers)
         except PayloadError as error:
             raise PayloadError(f"message of rank {leader}: {error}") from error
-        return [self.code(*one, context) for one in zip(layers, gradients, bases, strict=True)]
+        return self.code(layers, gradients, bases, context)
 
     def chosen(self, layer: Layer, gradient: Tensor, context: StepContext) -> Tiles:
         return entries(layer, largest(gradient.reshape(-1), self.most(layer, context), magnitude=True))

@@ -64,7 +64,7 @@ class GCC(Coder):
         if sparse:
             chosen = yield from self.choose(sparse, context)
             bases |= zip(sparse, chosen, strict=True)
-        return [self.code(layer, gradient, bases[layer], context) for layer, gradient in given.items()]
+        return self.code(list(given), list(given.values()), [bases[layer] for layer in given], context)
 
     def choose(self, given: dict[Layer, Tensor], context: StepContext) -> Rounds[list[Rows]]:
         """The rows that this node keeps of these layers."""

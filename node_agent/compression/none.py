@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from node_agent.compression.base import Coded, Coder, Layer, StepContext
 from node_agent.compression.basis import Basis
 from node_agent.compression.settings import CompressorSettings
-from node_agent.compression.values import Floats
 
 
 class Dense(Coder):
@@ -23,7 +21,6 @@ class Dense(Coder):
     def takes(cls, layer: Layer) -> bool:
         return True
 
-    def code(self, layer: Layer, gradient: Tensor, basis: Basis, context: StepContext) -> Coded:
+    def say(self, layer: Layer, basis: Basis, values: Tensor, shared: bool, context: StepContext) -> Coded:
         # Nothing changes the gradient before it is on its way: it need not be copied.
-        octets = basis.coordinates(gradient).cpu().view(-1).view(torch.uint8)
-        return Coded(layer, basis, Floats(), octets, self.reduction)
+        return super().say(layer, basis, values, False, context)

@@ -48,7 +48,7 @@ class NSI(Layerwise):
         self.observed[layer.name] = scored.importance
         if settings.layer_rule == "global_threshold":
             self.samples[layer.name] = normalised(scored, gradient, settings.rms_power)
-        return Tiles(tiling, reach(scored.scores, tiling, self.most(layer, context)).numpy())
+        return Tiles(tiling, reach(scored.scores, tiling, self.most(layer, context)))
 
     def bound(self, layer: Layer, context: StepContext) -> int:
         tiling = self.tilings[layer.name]

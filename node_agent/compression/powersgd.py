@@ -56,7 +56,7 @@ class PowerSGD(Coder):
             total = yield Round.aligned(flatten(products).cpu(), sum(product.numel() for product in products))
             for i, product in zip(low, unflatten(total, products), strict=True):
                 bases[i] = Columns(layers[i].shape, orthonormal(product))
-        coded = [self.code(*one, context) for one in zip(layers, gradients, bases, strict=True)]
+        coded = self.code(layers, gradients, bases, context)
         for one in coded:
             self.hear(one)
         return coded

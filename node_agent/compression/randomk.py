@@ -27,12 +27,10 @@ class RandomK(Sparsifier):
         seed = int(context.generator(layer, shared=True).bit_generator.random_raw())
         return Seeded(layer.shape, seed, self.most(layer, context))
 
-    def code(self, layer: Layer, gradient: Tensor, basis: Basis, context: StepContext) -> Coded:
-        values = basis.coordinates(gradient).cpu()
+    def say(self, layer: Layer, basis: Basis, values: Tensor, shared: bool, context: StepContext) -> Coded:
         if self.settings.unbiased:
-            values = values * (layer.numel / basis.size)
-        coding = self.coding(layer, values, context)
-        return Coded(layer, basis, coding, coding.encode(values), self.reduction)
+            values, shared = values * (layer.numel / basis.size), False
+        return super().say(layer, basis, values, shared, context)
 
     def bound(self, layer: Layer, context: StepContext) -> int:
         coding = self.coding(layer, EMPTY, context)

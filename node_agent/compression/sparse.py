@@ -63,4 +63,4 @@ def tiles_bound(tiling: Tiling, count: int, coding: Coding) -> int:
 
 def entries(layer: Layer, chosen: Tensor) -> Tiles:
     """The basis of these entries, ascending positions in the flattened layer."""
-    return Tiles(Tiling.of(layer.shape), chosen.cpu().numpy())
+    return Tiles(Tiling.of(layer.shape), chosen)

@@ -32,9 +32,9 @@ class TernGrad(Coder):
     def coding(self, layer: Layer, values: Tensor, context: StepContext) -> Coding:
         return Levels(1, 0, "max", stochastic=True)
 
-    def code(self, layer: Layer, gradient: Tensor, basis: Basis, context: StepContext) -> Coded:
+    def say(self, layer: Layer, basis: Basis, values: Tensor, shared: bool, context: StepContext) -> Coded:
         if self.clip is not None:
-            sigma = float(torch.linalg.vector_norm(gradient, dtype=torch.float64)) / sqrt(max(layer.numel, 1))
-            limit = min(self.clip * sigma, torch.finfo(gradient.dtype).max)
-            gradient = gradient.clamp(-limit, limit)
-        return super().code(layer, gradient, basis, context)
+            sigma = float(torch.linalg.vector_norm(values, dtype=torch.float64)) / sqrt(max(layer.numel, 1))
+            limit = min(self.clip * sigma, torch.finfo(values.dtype).max)
+            values, shared = values.clamp(-limit, limit), False
+        return super().say(layer, basis, values, shared, context)

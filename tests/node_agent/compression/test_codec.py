@@ -38,7 +38,8 @@ def bases(draw: st.DrawFn, shape: tuple[int, int]) -> Basis:
     kind = draw(st.sampled_from(["all", "tiles", "seeded", "rows", "columns"]))
     if kind == "tiles":
         tiling = Tiling.of(shape, draw(st.integers(1, 5)), draw(st.sampled_from(Tiling.VIEWS)))
-        return Tiles(tiling, np.array(sorted(draw(st.sets(st.integers(0, tiling.tiles - 1)))), np.int64))
+        chosen = sorted(draw(st.sets(st.integers(0, tiling.tiles - 1))))
+        return Tiles(tiling, torch.tensor(chosen, dtype=torch.int64))
     if kind == "seeded":
         return Seeded(shape, draw(st.integers(0, 2**64 - 1)), draw(st.integers(0, outputs * inputs)))
     if kind == "rows":
@@ -96,7 +97,7 @@ def test_every_member_of_a_sample_is_as_likely() -> None:
 def message() -> bytes:
     """Two layers, of 4 and 3 entries, the second one's last by a sign."""
     layers = [Layer("a", (2, 2), 0), Layer("b", (3,), 1)]
-    tiles = Tiles(Tiling.of((3,)), np.array([2]))
+    tiles = Tiles(Tiling.of((3,)), torch.tensor([2]))
     sent = [Coded(layers[0], All((2, 2)), Floats(torch.float16), torch.arange(8, dtype=torch.uint8), "private")]
     sent.append(Coded(layers[1], tiles, Signs(-1, 1), torch.ones(1, dtype=torch.uint8), "private"))
     return codec.pack(7, sent).numpy().tobytes()
