@@ -59,9 +59,9 @@ class Trained(NamedTuple):
 class Script:
     """Training on images of this process's own, step after step; each has its label written over it in brightness."""
 
-    def __init__(self, group: dist.ProcessGroup | None = None, cap: float = SMALL) -> None:
+    def __init__(self, group: dist.ProcessGroup | None = None, cap: float = SMALL, rate: float = 0.05) -> None:
         self.model = DistributedDataParallel(resnet(), process_group=group, bucket_cap_mb=cap)
-        self.optimiser = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.5)
+        self.optimiser = torch.optim.SGD(self.model.parameters(), lr=rate, momentum=0.5)
         generator = torch.Generator().manual_seed(dist.get_rank())
         self.labels = torch.randint(5, (16,), generator=generator)
         self.images = torch.randn(16, 3, 8, 8, generator=generator) + self.labels.view(-1, 1, 1, 1)
@@ -85,7 +85,8 @@ class Script:
 
 
 def with_hook(compressor: Any, count: int, group: dist.ProcessGroup | None = None, cap: float = SMALL) -> Trained:
-    script = Script(group, cap)
+    # An average of signs has entries of magnitude 1.
+    script = Script(group, cap, 0.002 if compressor.name == "signsgd" else 0.05)
     state = ExchangeState(script.model, compressor)
     script.model.register_comm_hook(state, exchange_hook)
     trained = script.steps(count)
