@@ -31,7 +31,7 @@ class AdaComp(ErrorFeedback):
     """
 
     def __init__(self, settings: AdaCompSettings, layers: Sequence[Layer]) -> None:
-        super().__init__(Coder(layers))
+        super().__init__(Coder(settings, layers))
         self.settings = settings
 
     def bin(self, layer: Layer) -> int:
@@ -39,11 +39,11 @@ class AdaComp(ErrorFeedback):
         return self.settings.bin_convolution if len(layer.shape) > 2 else self.settings.bin_linear
 
     def compress(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds[list[Coded]]:
-        coded = [self.say(self.layers[name], g, context) for name, g in zip(names, gradients, strict=True)]
+        coded = [self.compressed(self.layers[name], g, context) for name, g in zip(names, gradients, strict=True)]
         return coded
         yield  # a generator that has nothing to agree on
 
-    def say(self, layer: Layer, gradient: Tensor, context: StepContext) -> Coded:
+    def compressed(self, layer: Layer, gradient: Tensor, context: StepContext) -> Coded:
         accumulated = self.accumulate(layer.name, gradient, context)
         chosen, scale = select(accumulated.view(-1), gradient.reshape(-1), self.bin(layer), self.settings.soft)
         basis, coding = entries(layer, chosen), Signs(-scale, scale)

@@ -23,14 +23,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from node_agent.compression.basis import All, Basis
-from node_agent.compression.settings import Reduction
+from node_agent.compression.settings import CompressorSettings, Reduction
 from node_agent.compression.values import Coding, Floats
 
 MINIMUM_ENTRIES = 1024
@@ -201,6 +201,12 @@ class Coder(Method):
     """
 
     reduction: Reduction = "private"
+    borrows: ClassVar[bool] = False
+    """what it says may lie in the gradient's memory, which nobody writes to before it is on its way"""
+
+    def __init__(self, settings: CompressorSettings, layers: Sequence[Layer]) -> None:
+        super().__init__(layers)
+        self.settings = settings
 
     def basis(self, layer: Layer, gradient: Tensor, context: StepContext) -> Basis:
         return All(layer.shape)
@@ -226,15 +232,15 @@ class Coder(Method):
         coordinates = [basis.coordinates(gradient) for basis, gradient in zip(bases, gradients, strict=True)]
         coded = []
         for layer, gradient, basis, values in zip(layers, gradients, bases, coordinates, strict=True):
-            shared = values.untyped_storage().data_ptr() == gradient.untyped_storage().data_ptr()
-            coded.append(self.say(layer, basis, values.cpu(), shared, context))
+            said = self.say(layer, basis, values.cpu(), context)
+            lent = said.octets.untyped_storage().data_ptr() == gradient.untyped_storage().data_ptr()
+            coded.append(replace(said, octets=said.octets.clone()) if lent and not self.borrows else said)
         return coded
 
-    def say(self, layer: Layer, basis: Basis, values: Tensor, shared: bool, context: StepContext) -> Coded:
-        """The layer's coordinates, coded; `shared`: they lie in the memory of the gradient."""
+    def say(self, layer: Layer, basis: Basis, values: Tensor, context: StepContext) -> Coded:
+        """The layer's coordinates, coded; in their own memory where they are float32 and written as such."""
         coding = self.coding(layer, values, context)
-        copied = shared or coding != Floats()
-        octets = coding.encode(values, context.generator(layer)) if copied else values.view(torch.uint8)
+        octets = values.view(torch.uint8) if coding == Floats() else coding.encode(values, context.generator(layer))
         return Coded(layer, basis, coding, octets, self.reduction)
 
 

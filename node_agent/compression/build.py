@@ -27,11 +27,13 @@ from node_agent.compression.qsgd import QSGD
 from node_agent.compression.randomk import RandomK
 from node_agent.compression.settings import (
     AutomaticDensity,
+    CLTKSettings,
     CompressorSettings,
     DGCSettings,
     NoneSettings,
     NSISettings,
     SizeAdaptiveSettings,
+    SparseSettings,
 )
 from node_agent.compression.signsgd import SignSGD
 from node_agent.compression.strom import Strom
@@ -84,14 +86,12 @@ def build(settings: CompressorSettings, layers: Sequence[Layer], automatic: Auto
 
 def wrapped(method: Method, settings: CompressorSettings) -> Method:
     """The method with warm-up and memory, where its settings have them."""
-    warmup_steps = getattr(settings, "warmup_steps", 0)
-    if warmup_steps:
-        method = WarmUp(method, settings.density, warmup_steps)  # type: ignore[attr-defined]
+    if isinstance(settings, SparseSettings) and settings.warmup_steps:
+        method = WarmUp(method, settings.density, settings.warmup_steps)  # type: ignore[attr-defined]
     if isinstance(method, ErrorFeedback) or not settings.error_feedback:
         return method
-    if isinstance(settings, DGCSettings) or (
-        isinstance(settings, NSISettings) and (settings.momentum_correction or settings.clip is not None)
-    ):
+    if isinstance(settings, (DGCSettings, NSISettings)) and (settings.momentum_correction or settings.clip):
         return MomentumCorrection(method, settings.momentum_correction, settings.nesterov, settings.clip)
-    low_pass = getattr(settings, "low_pass", 1.0)
-    return LowPass(method, low_pass) if low_pass < 1 else ErrorFeedback(method)
+    if isinstance(settings, CLTKSettings) and settings.low_pass < 1:
+        return LowPass(method, settings.low_pass)
+    return ErrorFeedback(method)

@@ -283,9 +283,8 @@ def _told(rounds: Rounds[Exchanged], fault: str, rank: int) -> Rounds[Exchanged]
 
 def _raise_faults(messages: Sequence[Tensor]) -> None:
     for message in messages:
-        octets = message.numpy().tobytes() if message[: len(FAULT)].numpy().tobytes() == FAULT else b""
-        if octets:
-            raise GradientError(octets[len(FAULT) :].decode(errors="replace"))
+        if message[: len(FAULT)].numpy().tobytes() == FAULT:
+            raise GradientError(message[len(FAULT) :].numpy().tobytes().decode(errors="replace"))
 
 
 def _octets(data: bytes) -> Tensor:

@@ -3,12 +3,9 @@ algorithm 1), layer by layer and with the learning rate left to the optimiser.""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from node_agent.compression.base import Coder, Layer, StepContext
-from node_agent.compression.settings import EFSignSGDSettings
 from node_agent.compression.values import Coding, Signs
 
 
@@ -19,9 +16,6 @@ class EFSignSGD(Coder):
 
     in which zero counts as positive.
     """
-
-    def __init__(self, settings: EFSignSGDSettings, layers: Sequence[Layer]) -> None:
-        super().__init__(layers)
 
     def coding(self, layer: Layer, values: Tensor, context: StepContext) -> Coding:
         return Signs.mean_magnitude(values)

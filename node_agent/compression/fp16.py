@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from node_agent.compression.base import Coder, Layer, StepContext
-from node_agent.compression.settings import CompressorSettings
 from node_agent.compression.values import Coding, Shares
 
 
@@ -15,9 +14,6 @@ class FP16(Coder):
 
     reduction = "aligned"
     dtype = torch.float16
-
-    def __init__(self, settings: CompressorSettings, layers: list[Layer]) -> None:
-        super().__init__(layers)
 
     @classmethod
     def takes(cls, layer: Layer) -> bool:

@@ -42,9 +42,10 @@ class GCC(Coder):
     exactly dense.
     """
 
+    settings: GCCSettings
+
     def __init__(self, settings: GCCSettings, layers: Sequence[Layer]) -> None:
-        super().__init__(layers)
-        self.settings = settings
+        super().__init__(settings, layers)
         self.reduction = settings.reduction
 
     @classmethod

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from node_agent.compression.base import Coder, Layer, StepContext
-from node_agent.compression.settings import OneBitSettings
 from node_agent.compression.values import Coding, Signs
 
 
@@ -20,9 +17,6 @@ class OneBit(Coder):
     the two values that bring the squared error to its least for this threshold. (The paper has a pair for each column
     of a matrix.)
     """
-
-    def __init__(self, settings: OneBitSettings, layers: Sequence[Layer]) -> None:
-        super().__init__(layers)
 
     def coding(self, layer: Layer, values: Tensor, context: StepContext) -> Coding:
         return Signs.two_means(values)

@@ -35,10 +35,10 @@ class PowerSGD(Coder):
     """
 
     reduction = "aligned"
+    settings: PowerSGDSettings
 
     def __init__(self, settings: PowerSGDSettings, layers: Sequence[Layer]) -> None:
-        super().__init__(layers)
-        self.settings = settings
+        super().__init__(settings, layers)
         self.factors: dict[str, Tensor] = {}  # Q of the step before
 
     def rank(self, layer: Layer) -> int:

@@ -3,8 +3,6 @@ section 3.1), with levels in whole digits instead of Elias codes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from node_agent.compression.base import Coder, Layer, StepContext
@@ -20,9 +18,7 @@ class QSGD(Coder):
     so that the expectation is v_i. Every node and step draws its own u.
     """
 
-    def __init__(self, settings: QSGDSettings, layers: Sequence[Layer]) -> None:
-        super().__init__(layers)
-        self.levels = Levels(settings.levels, settings.bucket, "l2", stochastic=True)
+    settings: QSGDSettings
 
     def coding(self, layer: Layer, values: Tensor, context: StepContext) -> Coding:
-        return self.levels
+        return Levels(self.settings.levels, self.settings.bucket, "l2", stochastic=True)

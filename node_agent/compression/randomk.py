@@ -27,10 +27,10 @@ class RandomK(Sparsifier):
         seed = int(context.generator(layer, shared=True).bit_generator.random_raw())
         return Seeded(layer.shape, seed, self.most(layer, context))
 
-    def say(self, layer: Layer, basis: Basis, values: Tensor, shared: bool, context: StepContext) -> Coded:
+    def say(self, layer: Layer, basis: Basis, values: Tensor, context: StepContext) -> Coded:
         if self.settings.unbiased:
-            values, shared = values * (layer.numel / basis.size), False
-        return super().say(layer, basis, values, shared, context)
+            values = values * (layer.numel / basis.size)
+        return super().say(layer, basis, values, context)
 
     def bound(self, layer: Layer, context: StepContext) -> int:
         coding = self.coding(layer, EMPTY, context)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args
 
 from pydantic import (
     BaseModel,
@@ -28,7 +28,7 @@ class SettingError(ValueError):
 class CompressorSettings(BaseModel):
     """Settings common to every compressor."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     wire_id: ClassVar[int]
     """the method in a payload's header; never another's"""
@@ -52,18 +52,20 @@ class CompressorSettings(BaseModel):
         return "density" in type(self).model_fields
 
 
-class _Sparse(CompressorSettings):
+class SparseSettings(CompressorSettings):
+    """Of a method that may begin denser than it goes on."""
+
     warmup_steps: int = Field(default=0, ge=0, description="steps over which the density falls to its final value")
 
 
-class _Private(_Sparse):
+class _Private(SparseSettings):
     usual = "private"
     values: Literal["float32", "float16", "bfloat16", "int8", "int4"] = Field(
         default="float32", description="how each value sent is written"
     )
 
 
-class _Aligned(_Sparse):
+class _Aligned(SparseSettings):
     usual = "aligned"
     values: Literal["float32", "float16", "bfloat16"] = Field(
         default="float32", description="how each value sent is written and summed"
@@ -467,26 +469,6 @@ NamedCompressorSettings = Annotated[
 SizeAdaptiveSettings.model_rebuild()
 
 CATALOGUE: dict[str, type[CompressorSettings]] = {
-    "none": NoneSettings,
-    "fp16": FP16Settings,
-    "bf16": BF16Settings,
-    "topk": TopKSettings,
-    "randomk": RandomKSettings,
-    "threshold": ThresholdSettings,
-    "strom": StromSettings,
-    "gaussiank": GaussianKSettings,
-    "dgc": DGCSettings,
-    "adacomp": AdaCompSettings,
-    "signsgd": SignSGDSettings,
-    "efsignsgd": EFSignSGDSettings,
-    "onebit": OneBitSettings,
-    "qsgd": QSGDSettings,
-    "terngrad": TernGradSettings,
-    "powersgd": PowerSGDSettings,
-    "cltk": CLTKSettings,
-    "arctopk": ARCTopKSettings,
-    "gcc": GCCSettings,
-    "nsi": NSISettings,
-    "size-adaptive": SizeAdaptiveSettings,
+    settings.model_fields["name"].default: settings for settings in get_args(get_args(AnyCompressorSettings)[0])
 }
 """Every compressor by the name that a topology file gives it."""

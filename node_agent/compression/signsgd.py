@@ -22,9 +22,10 @@ class SignSGD(Coder):
     as positive, for there is but one bit to say it; where the nodes tie, ghat is zero.
     """
 
+    settings: SignSGDSettings
+
     def __init__(self, settings: SignSGDSettings, layers: Sequence[Layer]) -> None:
-        super().__init__(layers)
-        self.beta = settings.momentum
+        super().__init__(settings, layers)
         self.momentum: dict[str, Tensor] = {}
 
     @classmethod
@@ -32,14 +33,15 @@ class SignSGD(Coder):
         return True
 
     def compress(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds[list[Coded]]:
-        if self.beta:
+        if self.settings.momentum:
             gradients = [self.averaged(name, gradient) for name, gradient in zip(names, gradients, strict=True)]
         return super().compress(names, gradients, context)
 
     def averaged(self, name: str, gradient: Tensor) -> Tensor:
         if name not in self.momentum:
             self.momentum[name] = torch.zeros_like(gradient, memory_format=torch.contiguous_format)
-        return self.momentum[name].mul_(self.beta).add_(gradient, alpha=1 - self.beta)
+        beta = self.settings.momentum
+        return self.momentum[name].mul_(beta).add_(gradient, alpha=1 - beta)
 
     def coding(self, layer: Layer, values: Tensor, context: StepContext) -> Coding:
         return Signs(-1, 1)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from node_agent.compression import indices
 from node_agent.compression.base import Coder, Layer, StepContext
 from node_agent.compression.basis import SET_HEAD, Tiles
-from node_agent.compression.settings import CompressorSettings
 from node_agent.compression.tiles import Tiling
 from node_agent.compression.values import Coding, Floats, Levels, Shares
 
@@ -23,10 +20,6 @@ LEVELS = {
 
 class Sparsifier(Coder):
     """A method says which entries, by its `basis`; the settings say how many, and how each is written."""
-
-    def __init__(self, settings: CompressorSettings, layers: Sequence[Layer]) -> None:
-        super().__init__(layers)
-        self.settings = settings
 
     def density(self, context: StepContext) -> float:
         """Of this step: the settings' own, unless a wrapper has chosen another."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from node_agent.compression.base import Coder, Layer, StepContext
@@ -24,15 +22,13 @@ class Strom(Coder):
     is said again in the steps that follow.
     """
 
-    def __init__(self, settings: StromSettings, layers: Sequence[Layer]) -> None:
-        super().__init__(layers)
-        self.threshold = settings.threshold
+    settings: StromSettings
 
     def basis(self, layer: Layer, gradient: Tensor, context: StepContext) -> Basis:
-        return entries(layer, exceeding(gradient.reshape(-1), self.threshold))
+        return entries(layer, exceeding(gradient.reshape(-1), self.settings.threshold))
 
     def coding(self, layer: Layer, values: Tensor, context: StepContext) -> Coding:
-        return Signs(-self.threshold, self.threshold)
+        return Signs(-self.settings.threshold, self.settings.threshold)
 
     def bound(self, layer: Layer, context: StepContext) -> int:
         return tiles_bound(Tiling.of(layer.shape), layer.numel, self.coding(layer, EMPTY, context))

@@ -3,7 +3,6 @@ sections 3 and 4)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import sqrt
 
 import torch
@@ -25,16 +24,14 @@ class TernGrad(Coder):
     a layer whose entries are all alike would be zero, and nothing of it left.
     """
 
-    def __init__(self, settings: TernGradSettings, layers: Sequence[Layer]) -> None:
-        super().__init__(layers)
-        self.clip = settings.clip
+    settings: TernGradSettings
 
     def coding(self, layer: Layer, values: Tensor, context: StepContext) -> Coding:
         return Levels(1, 0, "max", stochastic=True)
 
-    def say(self, layer: Layer, basis: Basis, values: Tensor, shared: bool, context: StepContext) -> Coded:
-        if self.clip is not None:
+    def say(self, layer: Layer, basis: Basis, values: Tensor, context: StepContext) -> Coded:
+        if self.settings.clip is not None:
             sigma = float(torch.linalg.vector_norm(values, dtype=torch.float64)) / sqrt(max(layer.numel, 1))
-            limit = min(self.clip * sigma, torch.finfo(values.dtype).max)
-            values, shared = values.clamp(-limit, limit), False
-        return super().say(layer, basis, values, shared, context)
+            limit = min(self.settings.clip * sigma, torch.finfo(values.dtype).max)
+            values = values.clamp(-limit, limit)
+        return super().say(layer, basis, values, context)

@@ -7,11 +7,21 @@ from collections.abc import Iterator
 import pytest
 import torch
 from methods import memory_of
+from pydantic import TypeAdapter
 
 from node_agent.compression import configure, create
+from node_agent.compression.adacomp import AdaComp
 from node_agent.compression.base import Layer
 from node_agent.compression.build import METHODS
-from node_agent.compression.settings import CATALOGUE, CompressorSettings, GCCSettings, NSISettings
+from node_agent.compression.feedback import ErrorFeedback, LowPass
+from node_agent.compression.momentum import MomentumCorrection
+from node_agent.compression.settings import (
+    CATALOGUE,
+    AnyCompressorSettings,
+    CompressorSettings,
+    GCCSettings,
+    NSISettings,
+)
 
 LAYERS = [Layer("w", (64, 64)), Layer("thin", (4, 1000)), Layer("b", (5000,)), Layer("small", (10, 10))]
 
@@ -30,6 +40,30 @@ def test_every_compressor_of_the_catalogue_can_be_made(name: str) -> None:
 def test_no_two_methods_have_the_same_number_on_the_wire() -> None:
     numbers = [settings.wire_id for settings in CATALOGUE.values()]
     assert len(set(numbers)) == len(numbers)
+
+
+def test_the_catalogue_is_of_all_that_a_topology_file_may_name() -> None:
+    schema = TypeAdapter(AnyCompressorSettings).json_schema()
+    assert set(schema["discriminator"]["mapping"]) == set(CATALOGUE)
+    assert list(CATALOGUE) == [*METHODS, "size-adaptive"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "memory"),
+    [
+        (configure("topk"), ErrorFeedback),
+        (configure("dgc"), MomentumCorrection),
+        (configure("dgc", momentum_correction=0.0), ErrorFeedback),
+        (configure("dgc", momentum_correction=0.0, clip=1.0), MomentumCorrection),
+        (configure("nsi"), ErrorFeedback),
+        (configure("nsi", momentum_correction=0.5), MomentumCorrection),
+        (configure("cltk", low_pass=0.5), LowPass),
+        (configure("terngrad", error_feedback=True), ErrorFeedback),
+        (configure("adacomp"), AdaComp),
+    ],
+)
+def test_memory_is_of_the_kind_that_the_settings_ask_for(settings: CompressorSettings, memory: type) -> None:
+    assert type(memory_of(create(settings, LAYERS))) is memory
 
 
 def every(of: type[CompressorSettings]) -> Iterator[type[CompressorSettings]]:
@@ -80,6 +114,8 @@ def test_overrides() -> None:
         ("topk", {"densty": 0.1}, r"compressor topk: found a setting 'densty', did you mean 'density'\?"),
         ("topk", {"density": 2}, r"compressor topk: density: found 2; .*less than or equal to 1"),
         ("gcc", {"density": "much"}, r"compressor gcc: density: found 'much'; .*valid number"),
+        ("terngrad", {"clip": float("inf")}, r"compressor terngrad: clip: found inf; .*finite number"),
+        ("adacomp", {"soft": float("inf")}, r"compressor adacomp: soft: found inf; .*finite number"),
         ("none", {"error_feedback": True}, r"compressor none: error_feedback: found True"),
     ],
 )

@@ -14,10 +14,11 @@ from methods import SHAPES, draw, make, memory_of, plain, said
 from torch import Tensor
 
 from node_agent.compression import create
-from node_agent.compression.base import Layer, StepContext
+from node_agent.compression.base import Coded, Coder, Layer, StepContext, alone
+from node_agent.compression.basis import Basis
 from node_agent.compression.compressor import Compressor, GradientError
 from node_agent.compression.octets import PayloadError
-from node_agent.compression.settings import CATALOGUE
+from node_agent.compression.settings import CATALOGUE, CompressorSettings
 
 NAMES = list(CATALOGUE)
 WITH_DENSITY = [name for name in NAMES if "density" in CATALOGUE[name].model_fields]
@@ -155,6 +156,24 @@ def test_gradients_are_left_alone_and_may_be_strided(name: str) -> None:
     for found, expected in zip(said(make(name), strided).values(), said(make(name), gradients).values(), strict=True):
         torch.testing.assert_close(found, expected)
     assert all(torch.equal(g, draw(3)[layer]) for layer, g in strided.items())
+
+
+class Twice(Coder):
+    """Says something else than the coordinates."""
+
+    def say(self, layer: Layer, basis: Basis, values: Tensor, context: StepContext) -> Coded:
+        return super().say(layer, basis, values * 2, context)
+
+
+@pytest.mark.parametrize(("method", "factor"), [(Coder, 1), (Twice, 2)])
+def test_what_is_said_outlives_the_gradient(method: type[Coder], factor: int) -> None:
+    gradient, memory = torch.randn(3, 4), torch.zeros(3, 4)
+    memory.copy_(gradient)
+    ((one,), _) = alone(
+        method(CompressorSettings(name="all"), [Layer("a", (3, 4))]).compress(["a"], [memory], StepContext())
+    )
+    memory.zero_()
+    assert torch.equal(one.decoded(), factor * gradient)
 
 
 @pytest.mark.parametrize("name", NAMES)
