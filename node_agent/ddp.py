@@ -82,9 +82,9 @@ class ExchangeState:
         """Average this model's gradients from now on. All ranks call it; raises ValueError as the constructor does."""
         self.close()
         self._names = _names_of(model.module)
-        saved = self.compressor.state_dict()
-        self.compressor = create(self.compressor.settings, layers_of(model.module))
-        self.compressor.load_state_dict(saved)
+        compressor = create(self.compressor.settings, layers_of(model.module))
+        compressor.load_state_dict(self.compressor.state_dict())
+        self.compressor = compressor
         self.account = Account()
         """time (s) and values of all exchanges so far"""
         number = _agree(model.process_group, f"{self.compressor.settings!r}, seed {self.compressor.seed}")

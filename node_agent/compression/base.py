@@ -20,7 +20,7 @@ Without a group the same code runs on one node's gradients: see `alone`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar, TypeVar
@@ -169,6 +169,11 @@ class Method(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state, found {sorted(state)}")
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """For a state, which goes its own way from then on."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 class Wrapper(Method):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from math import isfinite
 from typing import Any
 
@@ -90,7 +91,6 @@ class Compressor:
         self._automatic = automatic
         self.step = 0
         self._method: Method | None = None
-        self._waiting: dict[str, Any] | None = None
         self.layers: dict[str, Layer] = {}
         if layers is not None:
             self._bind(layers)
@@ -105,8 +105,6 @@ class Compressor:
         if len(self.layers) < len(layers):
             raise ValueError(f"layers: found {len(layers)} with {len(self.layers)} different names")
         self._method = build(self.settings, list(self.layers.values()), self._automatic)
-        if self._waiting is not None:
-            self._method.load_state_dict(self._waiting)
         return self._method
 
     def _method_for(self, gradients: Sequence[Tensor]) -> Method:
@@ -229,18 +227,46 @@ class Compressor:
         return Exchanged(list(into), coded)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next steps depend on: a run goes on from it exactly."""
-        if self._method is None:
-            return {"step": self.step, "seed": self.seed, "method": self._waiting}
-        return {"step": self.step, "seed": self.seed, "method": self._method.state_dict()}
+        """All that the next steps depend on, and whose it is: a run goes on from it exactly."""
+        return {
+            "settings": self._all_settings(),
+            "layers": None if self._method is None else [(layer.name, layer.shape) for layer in self.layers.values()],
+            "step": self.step,
+            "seed": self.seed,
+            "method": None if self._method is None else self._method.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError where the state is that of another compressor or of other layers."""
-        if self._method is not None and state["method"] is not None:
-            self._method.load_state_dict(state["method"])
-        else:
-            self._waiting = state["method"]
+        """Go on as the compressor whose state it is; one without layers takes those of the state.
+
+        Raises ValueError, before anything is changed, where that has other settings or other layers."""
+        found, expected = state.get("settings", {}), self._all_settings()
+        for key in expected | found:
+            if found.get(key) != expected.get(key):
+                raise ValueError(
+                    f"state of another compressor: found {key} {found.get(key)!r}, expected {expected.get(key)!r}"
+                )
+        layers = list(self.layers.values())
+        if state["layers"] is not None:
+            its = numbered(Layer(name, tuple(shape)) for name, shape in state["layers"])
+            if self._method is not None and its != layers:
+                one, other = next((a, b) for a, b in zip_longest(its, layers) if a != b)
+                raise ValueError(f"state of other layers: found {_described(one)}, expected {_described(other)}")
+            layers = its
+        if self._method is not None or state["layers"] is not None:
+            method = build(self.settings, layers, self._automatic)
+            if state["method"] is not None:
+                method.load_state_dict(state["method"])
+            self.layers, self._method = {layer.name: layer for layer in layers}, method
         self.step, self.seed = state["step"], state["seed"]
+
+    def _all_settings(self) -> dict[str, Any]:
+        """In plain types, which any way to save them can hold."""
+        return self.settings.model_dump() | {"automatic": self._automatic and self._automatic.model_dump()}
+
+
+def _described(layer: Layer | None) -> str:
+    return f"{layer.name} of shape {layer.shape}" if layer else "none"
 
 
 def summed_as(one: Coded) -> torch.dtype:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from node_agent.compression.base import Coded, Method, Rounds, StepContext, Wrapper
+from node_agent.compression.base import Coded, Method, Rounds, StepContext, Wrapper, copied
 
 
 class ErrorFeedback(Wrapper):
@@ -45,19 +45,11 @@ class ErrorFeedback(Wrapper):
         return coded
 
     def state_dict(self) -> dict[str, Any]:
-        return {"residual": _copied(self.residual), "method": self.method.state_dict()}
+        return {"residual": copied(self.residual), "method": self.method.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.method.load_state_dict(state["method"])
-        self.residual = self._restored("residual", state["residual"])
-
-    def _restored(self, what: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A copy of a state's tensors. Raises ValueError where they are not of these layers."""
-        for name, tensor in tensors.items():
-            expected = self.layers[name].shape if name in self.layers else None
-            if tuple(tensor.shape) != expected:
-                raise ValueError(f"{what} of layer {name}: found shape {tuple(tensor.shape)}, expected {expected}")
-        return _copied(tensors)
+        self.residual = copied(state["residual"])
 
 
 class LowPass(ErrorFeedback):
@@ -79,7 +71,3 @@ class LowPass(ErrorFeedback):
             residual = self.residual[said.layer.name].add_(gradient, alpha=self.beta - 1)
             said.add_to(residual, 1 - self.beta)
         return coded
-
-
-def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in tensors.items()}

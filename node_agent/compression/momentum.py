@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from node_agent.compression.base import Coded, Method, StepContext
+from node_agent.compression.base import Coded, Method, StepContext, copied
 from node_agent.compression.feedback import ErrorFeedback
 
 
@@ -48,9 +48,8 @@ class MomentumCorrection(ErrorFeedback):
         said.basis.erase(self.velocity[said.layer.name])
 
     def state_dict(self) -> dict[str, Any]:
-        velocity = {name: tensor.clone() for name, tensor in self.velocity.items()}
-        return super().state_dict() | {"velocity": velocity}
+        return super().state_dict() | {"velocity": copied(self.velocity)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.velocity = self._restored("velocity", state["velocity"])
+        self.velocity = copied(state["velocity"])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from node_agent.compression.base import Coded, Coder, Layer, Round, Rounds, StepContext
+from node_agent.compression.base import Coded, Coder, Layer, Round, Rounds, StepContext, copied
 from node_agent.compression.basis import Columns
 from node_agent.compression.settings import PowerSGDSettings
 from node_agent.compression.values import Floats
@@ -82,15 +82,10 @@ class PowerSGD(Coder):
         return len(Floats().write()) + (Columns.HEAD.size + 4 * r * (m + n) if r else 4 * layer.numel)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"factors": {name: q.clone() for name, q in self.factors.items()}}
+        return {"factors": copied(self.factors)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, q in state["factors"].items():
-            layer = self.layers.get(name)
-            expected = (_sides(layer)[1], self.rank(layer)) if layer else None
-            if tuple(q.shape) != expected:
-                raise ValueError(f"PowerSGD: factor of layer {name}: found shape {tuple(q.shape)}, expected {expected}")
-        self.factors = {name: q.clone() for name, q in state["factors"].items()}
+        self.factors = copied(state["factors"])
 
 
 def _sides(layer: Layer) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from node_agent.compression.base import Coded, Coder, Layer, Rounds, StepContext
+from node_agent.compression.base import Coded, Coder, Layer, Rounds, StepContext, copied
 from node_agent.compression.settings import SignSGDSettings
 from node_agent.compression.values import Coding, Signs
 
@@ -50,11 +50,7 @@ class SignSGD(Coder):
         total.sign_()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"momentum": {name: tensor.clone() for name, tensor in self.momentum.items()}}
+        return {"momentum": copied(self.momentum)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, tensor in state["momentum"].items():
-            expected = self.layers[name].shape if name in self.layers else None
-            if tuple(tensor.shape) != expected:
-                raise ValueError(f"momentum of layer {name}: found shape {tuple(tensor.shape)}, expected {expected}")
-        self.momentum = {name: tensor.clone() for name, tensor in state["momentum"].items()}
+        self.momentum = copied(state["momentum"])

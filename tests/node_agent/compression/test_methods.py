@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from node_agent.compression.base import Coded, Coder, Layer, StepContext, alone
 from node_agent.compression.basis import Basis
 from node_agent.compression.compressor import Compressor, GradientError
 from node_agent.compression.octets import PayloadError
-from node_agent.compression.settings import CATALOGUE, CompressorSettings
+from node_agent.compression.settings import CATALOGUE, AutomaticDensity, CompressorSettings
 
 NAMES = list(CATALOGUE)
 WITH_DENSITY = [name for name in NAMES if "density" in CATALOGUE[name].model_fields]
@@ -315,16 +316,69 @@ def test_alone_a_compressor_learns_its_layers_and_resumes(name: str) -> None:
         assert encoded(second, step) == encoded(first, step)
 
 
-def test_residuals_of_other_layers_are_refused() -> None:
-    other = make("topk", {"a": (4, 4)})
-    said(other, {"a": torch.ones(4, 4)})
-    with pytest.raises(ValueError, match=r"residual of layer a: found shape \(4, 4\), expected \(40, 30\)"):
-        make("topk").load_state_dict(other.state_dict())
+@pytest.mark.parametrize("name", NAMES)
+def test_a_state_from_before_the_first_step_takes_one_back_to_it(name: str) -> None:
+    gradients = list(draw(0).values())
+    for layers in (None, [Layer(layer, shape) for layer, shape in SHAPES.items()]):
+        used, fresh = create(name, layers), create(name, layers)
+        first = bytes(used.encode(gradients))
+        used.encode(gradients)
+        used.load_state_dict(fresh.state_dict())
+        assert bytes(used.encode(gradients)) == first
 
 
-def test_a_method_without_state_refuses_one() -> None:
-    with pytest.raises(ValueError, match="keeps no state"):
-        make("none").load_state_dict({"step": 0, "seed": 0, "method": {"residual": {}}})
+def used(name: str, shapes: dict[str, tuple[int, ...]] = SHAPES, **values: Any) -> Compressor:
+    compressor = create(name, [Layer(layer, shape) for layer, shape in shapes.items()], **values)
+    compressor.encode(list(draw(1, shapes).values()))
+    return compressor
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (used("dgc"), "state of another compressor: found name 'dgc', expected 'topk'"),
+        (used("none"), "state of another compressor: found name 'none', expected 'topk'"),
+        (used("topk", density=0.5), "state of another compressor: found density 0.5, expected 0.01"),
+        (used("topk", automatic=AutomaticDensity()), r"found automatic \{'lowest': 0.001, .*\}, expected None"),
+        (create("topk", density=0.5), "state of another compressor: found density 0.5, expected 0.01"),
+        (used("topk", SHAPES | {"a": (4, 4)}), r"found a of shape \(4, 4\), expected a of shape \(40, 30\)"),
+        (used("topk", SHAPES | {"d": (4, 4)}), r"state of other layers: found d of shape \(4, 4\), expected none"),
+        (used("topk", {"a": (40, 30)}), r"state of other layers: found none, expected b of shape"),
+    ],
+)
+def test_the_state_of_another_compressor_is_refused_and_nothing_changed(other: Compressor, message: str) -> None:
+    compressor, untouched = used("topk"), used("topk")
+    with pytest.raises(ValueError, match=message) as refusal:
+        compressor.load_state_dict(other.state_dict())
+    assert "\n" not in str(refusal.value)
+    gradients = list(draw(2).values())
+    assert bytes(compressor.encode(gradients)) == bytes(untouched.encode(gradients))
+
+
+def test_what_is_no_state_is_refused() -> None:
+    with pytest.raises(ValueError, match="state of another compressor: found name None, expected 'topk'"):
+        make("topk").load_state_dict({})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_state_is_of_plain_types(name: str) -> None:
+    content = io.BytesIO()
+    state = used(name).state_dict()
+    torch.save(state, content)
+    content.seek(0)
+    first, second = create(name), create(name)
+    first.load_state_dict(state)
+    second.load_state_dict(torch.load(content, weights_only=True))
+    gradients = list(draw(2).values())
+    assert bytes(first.encode(gradients)) == bytes(second.encode(gradients))
+
+
+def test_a_compressor_takes_its_layers_from_a_state() -> None:
+    compressor = create("topk")
+    compressor.load_state_dict(used("topk").state_dict())
+    assert list(compressor.layers) == list(SHAPES)
+    with pytest.raises(GradientError, match=r"layer a: found a gradient of .* expected torch.float32 and \(40, 30\)"):
+        compressor.encode([torch.zeros(4, 4)] * 3)
 
 
 def test_layers_of_one_name_are_refused() -> None:

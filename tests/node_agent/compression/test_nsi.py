@@ -133,8 +133,3 @@ def test_importance_of_the_largest_gradients_stays_finite() -> None:
     for step in range(3):
         run(compressor, torch.full((40, 40), 3e38), torch.full((40, 40), 1e-38), step=step)
     assert all(math.isfinite(density) for density in method(compressor).densities(StepContext()).values())
-
-
-def test_state_of_other_layers_is_refused() -> None:
-    with pytest.raises(ValueError, match="layer v"):
-        method(nsi((40, 40))).load_state_dict({"step": 0, "importance": {"v": 1.0}, "observed": {}})

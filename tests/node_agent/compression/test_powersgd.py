@@ -75,8 +75,9 @@ def test_the_same_as_pytorch_step_after_step(nodes: int, rank: int) -> None:
     state.p_memory_dict[0] = torch.empty(sum(layer.shape[0] * rank for layer in MATRICES))
     compressors = [create("powersgd", MATRICES, rank=rank) for _ in range(nodes)]
     for compressor in compressors:
-        inner = {"factors": start}
-        compressor.load_state_dict({"step": 0, "seed": 0, "method": {"residual": {}, "method": inner}})
+        saved = compressor.state_dict()
+        saved["method"]["method"]["factors"] = start
+        compressor.load_state_dict(saved)
     for step in range(6):
         gradients = [draw(10 * step + k, MATRICES) for k in range(nodes)]
         bucket = Bucket([torch.stack([g[layer.name] for g in gradients]).mean(0) for layer in MATRICES])
@@ -232,13 +233,6 @@ def test_layers_without_entries_or_dimensions() -> None:
     coded, sent = alone(method.compress([layer.name for layer in layers], gradients, StepContext()))
     assert not sent
     assert [one.decoded().tolist() for one in coded] == [[], 2.0, [[3.0]]]
-
-
-def test_a_state_of_another_rank_is_refused() -> None:
-    node = create("powersgd", LAYERS, rank=2)
-    exchange([node], [draw(0)])
-    with pytest.raises(ValueError, match=r"factor of layer w: found shape \(37, 2\), expected \(37, 1\)"):
-        create("powersgd", LAYERS, rank=1).load_state_dict(node.state_dict())
 
 
 @settings(max_examples=30, deadline=None)
