@@ -48,7 +48,7 @@ def make_buckets(named: Sequence[tuple[str, nn.Parameter]], limit: int) -> list[
 def bucket_bytes(compressor: Compressor, parameters: Sequence[nn.Parameter], payload: int) -> int:
     """Gradients of which the compressor makes about `payload` bytes."""
     dense = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-    return payload * dense // compressor.size_bound(parameters, warm=True)
+    return payload * dense // compressor.expected_size(parameters)
 
 
 @dataclass

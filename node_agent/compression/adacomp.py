@@ -55,6 +55,9 @@ class AdaComp(ErrorFeedback):
     def bound(self, layer: Layer, context: StepContext) -> int:
         return tiles_bound(Tiling.of(layer.shape), layer.numel, Signs(-1, 1))
 
+    def expected(self, layer: Layer, context: StepContext) -> int:
+        return self.bound(layer, context)
+
 
 def select(accumulated: Tensor, newest: Tensor, length: int, soft: float) -> tuple[Tensor, float]:
     """Positions, ascending, of the entries that are sent, and the mean of the bins' largest magnitudes."""

@@ -8,7 +8,8 @@ a step computes, T = C is approached by
 a fixed-point iteration that converges where a < C (its derivative at the solution is a / C). C and T are medians over
 the steps since the last change, as the nodes measured them; C is that of the node that computes longest, for which the
 others wait, and T that of the node that waited least for others. The nodes exchange both in one all-reduce every so
-many steps, and choose the same density.
+many steps, and choose the same density. During a warm-up, whose density is another one, nothing is observed and nothing
+changed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from node_agent.compression.base import Coded, Layer, Method, Round, Rounds, StepContext, Wrapper
+from node_agent.compression.density import warm_up
 from node_agent.compression.settings import AutomaticDensity
 
 INTERVAL = 5
@@ -31,25 +33,36 @@ MOST = 4.0
 
 
 class LinkAware(Wrapper):
-    """Any method that has a density. `observe` is to be told of every step; the first steps have the density given."""
+    """Any method that has a density, which may begin with a warm-up. `observe` is to be told of every step; the first
+    steps have the density given."""
 
-    def __init__(self, method: Method, density: float, bounds: AutomaticDensity) -> None:
+    def __init__(self, method: Method, density: float, bounds: AutomaticDensity, warmup_steps: int = 0) -> None:
         super().__init__(method)
         self.bounds = bounds
+        self.warmup_steps = warmup_steps
         self.density = self.within(density)
         self.step = -1
         self.observed: list[tuple[float, float]] = []
 
     def observe(self, computing: float, exchanging: float) -> None:
         """What a step took this node, s: its own computing, and the exchange from its first round to its last."""
-        self.observed.append((computing, exchanging))
+        if self.step >= self.warmup_steps:
+            self.observed.append((computing, exchanging))
+
+    @property
+    def used(self) -> float:
+        """The density of the latest step."""
+        return warm_up(self.density, max(self.step, 0), self.warmup_steps)
 
     def compress(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds[list[Coded]]:
         if context.step != self.step:
             self.step = context.step
-            if context.step and context.step % INTERVAL == 0:
+            if self.chooses(context):
                 yield from self.choose(context)
         return (yield from self.method.compress(names, gradients, replace(context, density=self.density)))
+
+    def chooses(self, context: StepContext) -> bool:
+        return context.step > self.warmup_steps and context.step % INTERVAL == 0
 
     def choose(self, context: StepContext) -> Rounds[None]:
         """Agree on the next steps' density."""
@@ -68,7 +81,12 @@ class LinkAware(Wrapper):
         return min(max(density, self.bounds.lowest), self.bounds.highest)
 
     def bound(self, layer: Layer, context: StepContext) -> int:
-        return self.method.bound(layer, replace(context, density=self.density))
+        may_grow = context.step != self.step and self.chooses(context)
+        density = self.within(MOST * self.density) if may_grow else self.density
+        return self.method.bound(layer, replace(context, density=density))
+
+    def expected(self, layer: Layer, context: StepContext) -> int:
+        return self.method.expected(layer, replace(context, density=self.density))
 
     def state_dict(self) -> dict[str, Any]:
         own = {"density": self.density, "step": self.step, "observed": list(self.observed)}

@@ -156,6 +156,10 @@ class Method(ABC):
     def bound(self, layer: Layer, context: StepContext) -> int:
         """Bytes that basis and coordinates of the layer never exceed in a payload."""
 
+    def expected(self, layer: Layer, context: StepContext) -> int:
+        """Those that they come to once the method is warm, where it is known that this is below the bound."""
+        return self.bound(layer, context)
+
     def hear(self, total: Coded) -> None:  # noqa: B027 (most have no use for it)
         """What all nodes have said of a layer together, of one that is aligned: its coordinates are their sums."""
 
@@ -185,6 +189,9 @@ class Wrapper(Method):
 
     def bound(self, layer: Layer, context: StepContext) -> int:
         return self.method.bound(layer, context)
+
+    def expected(self, layer: Layer, context: StepContext) -> int:
+        return self.method.expected(layer, context)
 
     def hear(self, total: Coded) -> None:
         self.method.hear(total)

@@ -71,7 +71,9 @@ def build(settings: CompressorSettings, layers: Sequence[Layer], automatic: Auto
     """The method for these layers. Those that it does not take are averaged dense. With `automatic`, its density, if it
     has one, follows the link."""
     if automatic is not None and settings.has_density:
-        return LinkAware(build(settings, layers), settings.density, automatic)  # type: ignore[attr-defined]
+        warmup_steps = settings.warmup_steps if isinstance(settings, SparseSettings) else 0
+        density: float = settings.density  # type: ignore[attr-defined]
+        return LinkAware(build(settings, layers), density, automatic, warmup_steps)
     if isinstance(settings, SizeAdaptiveSettings):
         small = [layer for layer in layers if layer.numel < settings.threshold]
         large = [layer for layer in layers if layer.numel >= settings.threshold]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from math import isfinite
@@ -134,15 +134,17 @@ class Compressor:
         coded = codec.unpack(octets, self.settings.wire_id, layers, self.reduction)
         return [one.decoded() for one in coded]
 
-    def size_bound(self, gradients: Sequence[Tensor], warm: bool = False) -> int:
-        """Bytes that the next payload of such gradients will not exceed; or any one after warm-up."""
-        method = self._method_for(gradients)
-        context = self._context()
-        if warm:
-            context = replace(context, step=max(self.step, getattr(self.settings, "warmup_steps", 0)))
-        return codec.HEADER.size + sum(
-            codec.section_size(layer, method.bound(layer, context)) for layer in self.layers.values()
-        )
+    def size_bound(self, gradients: Sequence[Tensor]) -> int:
+        """Bytes that the next payload of such gradients will not exceed."""
+        return self._size(self._method_for(gradients).bound)
+
+    def expected_size(self, gradients: Sequence[Tensor]) -> int:
+        """About as many bytes as a payload has after warm-up; where that depends on the gradients, a bound."""
+        return self._size(self._method_for(gradients).expected)
+
+    def _size(self, of: Callable[[Layer, StepContext], int]) -> int:
+        sections = (codec.section_size(layer, of(layer, self._context())) for layer in self.layers.values())
+        return codec.HEADER.size + sum(sections)
 
     def observe(self, computing: float, exchanging: float) -> None:
         """What a step took this node, s: its own computing, and its exchange. For a density that follows the link."""
@@ -153,7 +155,7 @@ class Compressor:
     def density(self) -> float | None:
         """That of the latest exchange where it follows the link, else the settings' own; None: the method has none."""
         if isinstance(self._method, LinkAware):
-            return self._method.density
+            return self._method.used
         return getattr(self.settings, "density", None)
 
     def _context(self) -> StepContext:

@@ -54,10 +54,10 @@ class Layerwise(Sparsifier):
         """K_l = max(1, round(r_l n_l)) of this step."""
         return max(1, round(self.rates[layer.name] * layer.numel))
 
-    def highest(self, context: StepContext) -> float:
-        """The density that no layer's exceeds."""
+    def highest(self, layer: Layer, context: StepContext) -> int:
+        """What K_l never exceeds."""
         factor = {"uniform": 1.0, "global_threshold": np.inf}.get(self.settings.layer_rule, 4.0)
-        return min(1.0, factor * self.density(context))
+        return max(1, round(min(1.0, factor * self.density(context)) * layer.numel))
 
     def advance(self, step: int) -> None:
         beta = self.settings.smoothing

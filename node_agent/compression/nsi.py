@@ -51,9 +51,17 @@ class NSI(Layerwise):
         return Tiles(tiling, reach(scored.scores, tiling, self.most(layer, context)))
 
     def bound(self, layer: Layer, context: StepContext) -> int:
+        return self.size(layer, self.highest(layer, context), context)
+
+    def expected(self, layer: Layer, context: StepContext) -> int:
+        """As if all layers had the same density: the rules keep the budget of all of them together."""
+        return self.size(layer, max(1, round(self.density(context) * layer.numel)), context)
+
+    def size(self, layer: Layer, budget: int, context: StepContext) -> int:
+        """Bytes that this K_l never exceeds."""
         tiling = self.tilings[layer.name]
-        tiles = -(-max(1, round(self.highest(context) * layer.numel)) // tiling.smallest) + 1
-        return tiles_bound(tiling, tiles, self.coding(layer, EMPTY, context))
+        values = budget + tiling.largest - 1
+        return tiles_bound(tiling, most_tiles(tiling, budget), self.coding(layer, EMPTY, context), values)
 
 
 def tiling_of(layer: Layer, settings: NSISettings) -> Tiling:
@@ -78,6 +86,19 @@ def reach(scores: Tensor, tiling: Tiling, budget: int) -> Tensor:
         if missing <= 0:
             return tiles
         count += -(-missing // tiling.largest)
+
+
+def most_tiles(tiling: Tiling, budget: int) -> int:
+    """No more tiles than this are needed for `budget` >= 1 entries, whichever they are: at worst the smallest ones, of
+    which all but the last hold less."""
+    down, across = tiling.grid
+    heights = (tiling.side, down - 1), (tiling.rows - (down - 1) * tiling.side, 1)
+    widths = (tiling.side, across - 1), (tiling.columns - (across - 1) * tiling.side, 1)
+    missing, tiles = budget - 1, 1
+    for size, number in sorted((h * w, n * m) for h, n in heights for w, m in widths):
+        taken = min(number, missing // size)
+        missing, tiles = missing - taken * size, tiles + taken
+    return tiles
 
 
 def normalised(scored: Scored, gradient: Tensor, power: float) -> Tensor:

@@ -30,6 +30,9 @@ class Partition(Method):
     def bound(self, layer: Layer, context: StepContext) -> int:
         return self.part_of[layer.name].bound(layer, context)
 
+    def expected(self, layer: Layer, context: StepContext) -> int:
+        return self.part_of[layer.name].expected(layer, context)
+
     def hear(self, total: Coded) -> None:
         self.part_of[total.layer.name].hear(total)
 

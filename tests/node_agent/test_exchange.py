@@ -100,6 +100,18 @@ def test_buckets_are_of_such_gradients_as_make_the_payload() -> None:
     assert 50 * dense * 0.9 < sparse < 100 * dense
 
 
+def test_nsi_makes_about_the_payload_that_its_buckets_are_for() -> None:
+    shapes = [Layer(str(i), shape) for i, shape in enumerate([(400, 189), (400, 400), (50, 400), (189, 400)])]
+    layers = [nn.Parameter(torch.randn(layer.shape)) for layer in shapes]
+    dense = 4 * sum(layer.numel for layer in shapes)
+    for rule in ("uniform", "proportional", "global_threshold"):
+        compressor = create("nsi", shapes, layer_rule=rule, warmup_steps=2)
+        gradients = bucket_bytes(compressor, layers, 20_000)
+        for _ in range(4):
+            payload = compressor.encode([layer.detach() for layer in layers])
+        assert 0.9 * 20_000 < len(payload) * gradients / dense < 1.01 * 20_000
+
+
 @given(*[st.floats(0, 10) for _ in range(6)])
 def test_the_parts_of_a_step_add_up_to_it(
     computed: float, exposed: float, encode: float, ring: float, decode: float, busy: float

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from lockstep import exchange
 from methods import SHAPES, draw
 
@@ -61,6 +62,34 @@ def test_a_change_is_at_most_fourfold_and_every_few_steps() -> None:
     assert compressors[0].density == 0.01
     train(compressors, 1, [1.0, 1.0], delay=0.0, per_density=1e-6)
     assert compressors[0].density == 0.04
+
+
+def test_the_warm_up_is_over_before_the_density_follows() -> None:
+    bounds = AutomaticDensity(lowest=0.001, highest=0.25)
+    compressors = [create("topk", LAYERS, automatic=bounds, density=0.02, warmup_steps=12) for _ in range(2)]
+    entries = sum(layer.numel for layer in LAYERS)
+    for step in range(15):
+        outcomes, _ = exchange(compressors, [draw(step), draw(step + 1)], step)
+        for compressor, outcome in zip(compressors, outcomes, strict=True):
+            assert compressor.density is not None
+            assert compressor.density == pytest.approx(sum(one.values for one in outcome.said) / entries, abs=2e-3)
+            compressor.observe(1.0, 0.1 + 18 * compressor.density)
+    assert compressors[0].density == 0.02
+    exchange(compressors, [draw(15), draw(16)], 15)
+    # Of steps 12 to 14 alone, in which an exchange took 0.1 + 18 * 0.02 s.
+    assert compressors[0].density == pytest.approx(0.02 / 0.46)
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 7])
+def test_a_payload_is_within_the_bound_when_the_density_changes(warmup_steps: int) -> None:
+    compressor = create("topk", density=0.01, warmup_steps=warmup_steps, automatic=AutomaticDensity())
+    gradients, sizes = [torch.randn(100, 100)], []
+    for _ in range(3 * INTERVAL + 1):
+        bound = compressor.size_bound(gradients)
+        sizes.append(len(compressor.encode(gradients)))
+        assert sizes[-1] <= bound
+        compressor.observe(1.0, 0.01)
+    assert sizes[-1] > 2 * sizes[2 * INTERVAL - 1]
 
 
 def test_a_method_without_a_density_is_left_alone() -> None:

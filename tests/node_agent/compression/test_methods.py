@@ -279,6 +279,14 @@ def test_a_payload_says_what_the_node_says_in_no_more_bytes_than_foretold(name: 
             assert torch.equal(decoded, one.decoded())
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_no_more_is_expected_than_the_bound_of_a_warm_payload(name: str) -> None:
+    compressor = make(name)
+    gradients = list(draw(0).values())
+    compressor.step = 1000
+    assert 0 < compressor.expected_size(gradients) <= compressor.size_bound(gradients)
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in (*DRAWN, "strom")])
 def test_what_was_decoded_is_encoded_to_itself(name: str) -> None:
     gradients = list(draw(7).values())

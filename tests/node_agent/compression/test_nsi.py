@@ -11,9 +11,10 @@ from lockstep import exchange
 from methods import plain
 from torch import Tensor
 
+from node_agent.compression import create
 from node_agent.compression.base import StepContext
 from node_agent.compression.compressor import Compressor
-from node_agent.compression.nsi import NSI, reach
+from node_agent.compression.nsi import NSI, most_tiles, reach
 from node_agent.compression.tiles import Tiling
 
 M = torch.tensor([[1.0, 1, 0, 4], [-1, 1, 0, 0], [2, -2, 3, 3], [2, 2, 0, 0]])
@@ -85,6 +86,24 @@ def test_reach_is_the_shortest_prefix_that_holds_the_budget(tiling: Tiling, seed
     held = tiling.sizes()[order].cumsum(0)
     expected = order[: int((held < budget).sum()) + 1].sort().values
     assert torch.equal(reach(scores, tiling, budget), expected)
+
+
+@given(
+    tiling=st.builds(Tiling, rows=st.integers(1, 30), columns=st.integers(1, 30), side=st.integers(1, 9)),
+    data=st.data(),
+)
+def test_the_most_tiles_that_a_budget_needs_are_the_smallest_ones(tiling: Tiling, data: st.DataObject) -> None:
+    budget = data.draw(st.integers(1, tiling.entries))
+    worst = reach(-tiling.sizes().float(), tiling, budget) if budget < tiling.entries else torch.arange(tiling.tiles)
+    assert most_tiles(tiling, budget) == len(worst)
+
+
+def test_the_bound_is_of_the_tiles_and_values_that_can_be() -> None:
+    # 134 x 63 tiles, of which the lowest 63 are 1 x 3 and the others 3 x 3. These and 146 of the others hold 1503
+    # values of 1512, so that one more is needed, which may hold 9.
+    compressor = create("nsi", layer_rule="uniform", warmup_steps=0, density=1512 / (400 * 189))
+    head, tiles, values = 12 + (3 + 4 * 2 + 1) + 3 + 5 + 2, 63 + 146 + 1, 1512 + 8
+    assert compressor.size_bound([torch.randn(400, 189)]) == head + 2 * tiles + 4 * values
 
 
 def kept(own: Tensor) -> int:

@@ -84,6 +84,13 @@ def test_payloads_are_within_the_bound_and_decode() -> None:
     assert large.unique().numel() == 2
 
 
+def test_what_is_expected_is_after_the_warm_up_of_the_parts() -> None:
+    gradients = [torch.randn(100, 100)]
+    mixed, alone = create("size-adaptive", threshold=1, larger="dgc"), create("dgc")
+    assert mixed.expected_size(gradients) == alone.expected_size(gradients)
+    assert mixed.size_bound(gradients) > 10 * mixed.expected_size(gradients)
+
+
 def test_settings() -> None:
     settings = configure("size-adaptive", larger={"name": "topk", "density": 0.1})
     assert settings == SizeAdaptiveSettings(smaller=FP16Settings(), larger=TopKSettings(density=0.1))
