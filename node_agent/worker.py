@@ -18,7 +18,8 @@ from torch import nn
 from node_agent import events
 from node_agent.clock import Clock, ModelledClock, VirtualClock, WallClock
 from node_agent.compression import create
-from node_agent.compression.compressor import GradientError
+from node_agent.compression.base import GradientError
+from node_agent.compression.compressor import Compressor
 from node_agent.events import Emit
 from node_agent.exchange import Account, Exchange, bucket_bytes, layers_of, parts_of
 from node_agent.job import Job, ProbeSettings
@@ -42,6 +43,9 @@ ASIDE, RING, BARE, PROBE = 0, 1, 2, 3
 
 MOST_POSTED = 1024
 """receives beyond the usual ones, however much a link holds"""
+
+MOMENTUM = 0.9
+"""Adam's beta 1"""
 
 HEARD = 0.05
 """s after which what imposes the links from outside has heard that the run's clock goes; nothing is sent before"""
@@ -188,8 +192,8 @@ def _steps(
     emit: Emit,
 ) -> events.Finished:
     model = workload.model
-    optimiser = torch.optim.Adam(model.parameters(), lr=workload.learning_rate)
     compressor = exchange.compressor
+    optimiser = make_optimiser(model, workload.learning_rate, compressor)
     sent = ring.outgoing.sent if ring.outgoing else events.Sent()
     if ring.incoming:
         ring.incoming.meter.measured()
@@ -346,6 +350,16 @@ def make_exchange(job: Job, model: nn.Module, ring: Ring, clock: Clock) -> Excha
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     limit = job.bucket_bytes or bucket_bytes(compressor, trained, job.payload_bytes)
     return Exchange(model, compressor, ring, limit, clock)
+
+
+def make_optimiser(model: nn.Module, learning_rate: float, compressor: Compressor) -> torch.optim.Adam:
+    """Adam, without its first moment for the layers whose gradients the compressor has given momentum already."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        groups.setdefault(0.0 if name in compressor.corrected else MOMENTUM, []).append(parameter)
+    return torch.optim.Adam(
+        [{"params": those, "betas": (momentum, 0.999)} for momentum, those in groups.items()], lr=learning_rate
+    )
 
 
 class Observer:

@@ -81,6 +81,10 @@ class Round:
         return self.data.numel() * self.data.element_size()
 
 
+class GradientError(ValueError):
+    """A gradient that must not be averaged; names the layer."""
+
+
 T = TypeVar("T")
 Rounds = Generator[Round, Any, T]
 """Yields rounds; is sent a summed tensor (aligned) or a list of byte tensors in rank order (private)."""
@@ -160,6 +164,11 @@ class Method(ABC):
         """Those that they come to once the method is warm, where it is known that this is below the bound."""
         return self.bound(layer, context)
 
+    @property
+    def corrected(self) -> frozenset[str]:
+        """Names of the layers whose gradients come with momentum, to which the optimiser is to add none."""
+        return frozenset()
+
     def hear(self, total: Coded) -> None:  # noqa: B027 (most have no use for it)
         """What all nodes have said of a layer together, of one that is aligned: its coordinates are their sums."""
 
@@ -192,6 +201,10 @@ class Wrapper(Method):
 
     def expected(self, layer: Layer, context: StepContext) -> int:
         return self.method.expected(layer, context)
+
+    @property
+    def corrected(self) -> frozenset[str]:
+        return self.method.corrected
 
     def hear(self, total: Coded) -> None:
         self.method.hear(total)

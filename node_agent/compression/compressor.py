@@ -13,7 +13,7 @@ from torch import Tensor
 
 from node_agent.compression import codec
 from node_agent.compression.automatic import LinkAware
-from node_agent.compression.base import Coded, Layer, Method, Round, Rounds, StepContext, alone, numbered
+from node_agent.compression.base import Coded, GradientError, Layer, Method, Round, Rounds, StepContext, alone, numbered
 from node_agent.compression.build import build
 from node_agent.compression.octets import PayloadError
 from node_agent.compression.settings import AutomaticDensity, CompressorSettings, Reduction
@@ -21,10 +21,6 @@ from node_agent.compression.values import Floats
 
 FAULT = b"ESGF"
 """In front of what a node says instead of its payload when it has no sound gradient."""
-
-
-class GradientError(ValueError):
-    """A gradient that must not be averaged; names the layer."""
 
 
 def fault_of(layer: Layer, gradient: Tensor) -> str:
@@ -117,7 +113,8 @@ class Compressor:
     def encode(self, gradients: Sequence[Tensor]) -> Payload:
         """What one node would say of all its gradients (float32, in the layers' order; left alone).
 
-        Raises GradientError, before anything is changed, where one is not finite or does not fit its layer."""
+        Raises GradientError where one is not finite or does not fit its layer, before anything is changed; or where
+        what is to be said of it is beyond float32."""
         method = self._method_for(gradients)
         for layer, gradient in zip(self.layers.values(), gradients, strict=True):
             check(layer, gradient)
@@ -157,6 +154,11 @@ class Compressor:
         if isinstance(self._method, LinkAware):
             return self._method.used
         return getattr(self.settings, "density", None)
+
+    @property
+    def corrected(self) -> frozenset[str]:
+        """Names of the layers whose averaged gradients come with momentum, to which the optimiser is to add none."""
+        return self._method.corrected if self._method is not None else frozenset()
 
     def _context(self) -> StepContext:
         return StepContext(step=self.step, seed=self.seed)

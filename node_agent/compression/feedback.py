@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 
 from node_agent.compression.base import Coded, Method, Rounds, StepContext, Wrapper, copied
+from node_agent.compression.scale import LARGEST
 
 
 class ErrorFeedback(Wrapper):
     """Any method, with a residual of one float32 an entry.
 
     What is said plus residual equals the accumulated gradient: bit for bit where the method sends entries as they are,
-    to one rounding otherwise. An exchange that breaks off before the node has spoken leaves all in the residual.
+    to one rounding otherwise; what accumulates beyond float32 is cut off at its largest number. An exchange that breaks
+    off before the node has spoken leaves all in the residual.
     """
 
     def __init__(self, method: Method) -> None:
@@ -32,7 +34,7 @@ class ErrorFeedback(Wrapper):
         """The layer's residual, grown by this step's gradient."""
         if name not in self.residual:
             self.residual[name] = torch.zeros_like(gradient, memory_format=torch.contiguous_format)
-        return self.residual[name].add_(gradient)
+        return self.residual[name].add_(gradient).clamp_(-LARGEST, LARGEST)
 
     def take_out(self, said: Coded) -> None:
         said.add_to(self.residual[said.layer.name], -1)

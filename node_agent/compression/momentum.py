@@ -1,10 +1,13 @@
 """Momentum correction and factor masking of Deep Gradient Compression (Lin et al., ICLR 2018, sections 3.1 and 3.2).
 
     u <- m u + g;   v <- v + u                  or, after Nesterov,   u <- m (u + g);   v <- v + u + g
-    say v;          v <- v - what was said;     u <- 0 and v <- 0 where an entry was said
+    say v;          v <- v - what was said;     u <- 0 where an entry was said
 
 so that what waits in the residual v has been subject to momentum as if it had been sent; the optimiser adds none of its
-own. The gradient may be clipped before: its norm, layer by layer, to clip / sqrt(N).
+own. An entry that is said in every step thus has no momentum at all: with density 1 no entry has.
+
+Tensors that are sent dense have no velocity here and are left to the optimiser's momentum, where the authors' code
+applies its own to them. The gradient may be clipped before: its norm, layer by layer, to clip / sqrt(N).
 """
 
 from __future__ import annotations
@@ -42,6 +45,10 @@ class MomentumCorrection(ErrorFeedback):
         else:
             u.mul_(self.momentum).add_(gradient)
         return super().accumulate(name, u, context)
+
+    @property
+    def corrected(self) -> frozenset[str]:
+        return frozenset(self.layers) if self.momentum else frozenset()
 
     def take_out(self, said: Coded) -> None:
         super().take_out(said)

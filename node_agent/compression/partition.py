@@ -33,6 +33,10 @@ class Partition(Method):
     def expected(self, layer: Layer, context: StepContext) -> int:
         return self.part_of[layer.name].expected(layer, context)
 
+    @property
+    def corrected(self) -> frozenset[str]:
+        return frozenset().union(*(part.corrected for part in self.parts))
+
     def hear(self, total: Coded) -> None:
         self.part_of[total.layer.name].hear(total)
 

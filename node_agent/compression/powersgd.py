@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from node_agent.compression.base import Coded, Coder, Layer, Round, Rounds, StepContext, copied
+from node_agent.compression.base import Coded, Coder, GradientError, Layer, Round, Rounds, StepContext, copied
 from node_agent.compression.basis import Columns
 from node_agent.compression.settings import PowerSGDSettings
 from node_agent.compression.values import Floats
@@ -31,7 +31,7 @@ class PowerSGD(Coder):
     averaged gradient, and exact where that is of rank r. Q is made orthonormal before it is used, which changes no more
     than rounding. At first, and where a column of Q is zero, as after a gradient that was, it is drawn from a normal
     distribution, the same on all nodes. r is at most m and n; layers that P and Q would not make smaller are dense.
-    What has a norm that float32 cannot hold does not come out finite, on any node.
+    Every node refuses a sum of either round that float32 cannot hold.
     """
 
     reduction = "aligned"
@@ -55,10 +55,12 @@ class PowerSGD(Coder):
             products = [rows(gradients[i]) @ self.start(layers[i], context).to(gradients[i].device) for i in low]
             total = yield Round.aligned(flatten(products).cpu(), sum(product.numel() for product in products))
             for i, product in zip(low, unflatten(total, products), strict=True):
+                _refuse_unless_finite(layers[i], "M Q", product)
                 bases[i] = Columns(layers[i].shape, orthonormal(product))
         coded = self.code(layers, gradients, bases, context)
-        for one in coded:
-            self.hear(one)
+        if context.world_size == 1:  # what one's own node says is all that there is to be heard
+            for one in coded:
+                self.hear(one)
         return coded
 
     def start(self, layer: Layer, context: StepContext) -> Tensor:
@@ -72,8 +74,11 @@ class PowerSGD(Coder):
         return q
 
     def hear(self, total: Coded) -> None:
-        if self.settings.warm_start and isinstance(total.basis, Columns):
-            values = total.coding.decode(total.octets, total.basis.size)
+        if not isinstance(total.basis, Columns):
+            return
+        values = total.coding.decode(total.octets, total.basis.size)
+        _refuse_unless_finite(total.layer, "M^T P", values)
+        if self.settings.warm_start:
             self.factors[total.layer.name] = values.view(total.basis.p.shape[1], -1).t()
 
     def bound(self, layer: Layer, context: StepContext) -> int:
@@ -86,6 +91,12 @@ class PowerSGD(Coder):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.factors = copied(state["factors"])
+
+
+def _refuse_unless_finite(layer: Layer, product: str, total: Tensor) -> None:
+    """Raises GradientError, on every node, as all have the same sum."""
+    if not bool(total.isfinite().all()):
+        raise GradientError(f"layer {layer.name}: {product}, summed over the nodes, is beyond float32")
 
 
 def _sides(layer: Layer) -> tuple[int, int]:

@@ -5,11 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
+from node_agent.compression import CompressorSettings, configure, create
+from node_agent.compression.settings import AutomaticDensity
+from node_agent.exchange import layers_of
 from node_agent.job import Job, LinkSettings
-from node_agent.worker import Observer, digest, fingerprint, link_model
+from node_agent.worker import Observer, digest, fingerprint, link_model, make_optimiser
 
 
 def test_digests_cover_every_bit_of_every_parameter() -> None:
@@ -58,6 +62,28 @@ def test_observing_takes_no_time_of_the_run() -> None:
     observer.observe(4, 1.0)
     assert seen == [True, 4]
     assert [step for step in range(1, 11) if observer.due(step)] == [4, 8, 10]
+
+
+@pytest.mark.parametrize(
+    ("settings", "corrected"),
+    [
+        (configure("topk"), set()),
+        (configure("dgc"), {"0.weight", "1.weight"}),
+        (configure("dgc", momentum_correction=0.0, clip=1.0), set()),
+        (configure("nsi", momentum_correction=0.5), {"0.weight", "1.weight"}),
+        (configure("size-adaptive", smaller="none", larger="dgc", threshold=3000), {"1.weight"}),
+    ],
+)
+def test_the_optimiser_adds_no_momentum_to_gradients_that_come_with_it(
+    settings: CompressorSettings, corrected: set[str]
+) -> None:
+    model = nn.Sequential(nn.Linear(40, 50), nn.Linear(50, 80))
+    for automatic in (None, AutomaticDensity()):
+        compressor = create(settings, layers_of(model), automatic=automatic)
+        optimiser = make_optimiser(model, 0.01, compressor)
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        beta = {names[p]: group["betas"][0] for group in optimiser.param_groups for p in group["params"]}
+        assert beta == {name: 0.0 if name in corrected else 0.9 for name in names.values()}
 
 
 def test_every_link_has_a_randomness_of_its_own_that_the_seed_decides() -> None:

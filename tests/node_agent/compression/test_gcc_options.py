@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from node_agent.compression import create
-from node_agent.compression.base import Layer
+from node_agent.compression.base import GradientError, Layer
 from node_agent.compression.basis import Rows
-from node_agent.compression.compressor import Compressor, GradientError
+from node_agent.compression.compressor import Compressor
 from node_agent.compression.octets import PayloadError
 from node_agent.compression.replaceability import SELECTORS, fpgm, geometric_median, replaceability, weiszfeld
 

@@ -15,9 +15,9 @@ from methods import SHAPES, draw, make, memory_of, plain, said
 from torch import Tensor
 
 from node_agent.compression import create
-from node_agent.compression.base import Coded, Coder, Layer, StepContext, alone
+from node_agent.compression.base import Coded, Coder, GradientError, Layer, StepContext, alone
 from node_agent.compression.basis import Basis
-from node_agent.compression.compressor import Compressor, GradientError
+from node_agent.compression.compressor import Compressor
 from node_agent.compression.octets import PayloadError
 from node_agent.compression.settings import CATALOGUE, AutomaticDensity, CompressorSettings
 
@@ -239,6 +239,24 @@ def test_every_node_refuses_a_gradient_that_is_not_finite_before_it_averages(nam
     assert errors == [f"{message} (rank 1)"] * 3
     with pytest.raises(GradientError, match=message):
         make(name).encode(list(gradients[1].values()))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "powersgd"])  # which refuses sums beyond float32
+def test_what_accumulates_beyond_float32_is_cut_off_and_the_nodes_agree(name: str) -> None:
+    values: dict[str, Any] = {"threshold": 1e38} if name in ("threshold", "strom") else {}
+    if name not in ("none", "signsgd", "size-adaptive"):
+        values["error_feedback"] = True
+    compressors = [make(name, **values) for _ in range(3)]
+    generator = torch.Generator().manual_seed(0)
+    large = {layer: g.sign() * (2 + torch.rand(g.shape, generator=generator)) * 1e38 for layer, g in draw(0).items()}
+    for step in range(5):
+        outcomes, _ = exchange(compressors, [large, draw(2 * step), draw(2 * step + 1)], step)
+        for compressor in compressors:
+            memory = memory_of(compressor)
+            if memory is not None:
+                assert not any(residual.isnan().any() for residual in memory.residual.values())
+        for outcome in outcomes[1:]:
+            assert all(torch.equal(mean, other) for mean, other in zip(outcome.mean, outcomes[0].mean, strict=True))
 
 
 @pytest.mark.parametrize("gradient", [torch.zeros(30), torch.zeros(30, 40), torch.zeros(40, 30, dtype=torch.float64)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
 from node_agent.compression import configure, create
-from node_agent.compression.base import Layer, StepContext, alone
+from node_agent.compression.base import GradientError, Layer, StepContext, alone
 from node_agent.compression.basis import Columns
+from node_agent.compression.compressor import Compressor
 from node_agent.compression.octets import PayloadError
 from node_agent.compression.powersgd import PowerSGD, orthonormal
 
@@ -184,9 +186,36 @@ def test_a_norm_beyond_float32_is_seen_on_every_node() -> None:
     single[3, 4] = 3e38
     (outcome,), _ = exchange([create("powersgd", LAYERS[:1])], [{"w": single}])
     torch.testing.assert_close(outcome.mean[0], single)
-    single[:, 4] = 3e38
-    outcomes, _ = exchange([create("powersgd", LAYERS[:1]) for _ in range(2)], [{"w": single}] * 2)
-    assert all(not bool(outcome.mean[0][:, 4].isfinite().any()) for outcome in outcomes)
+    row, column = torch.zeros(2, 40, 37)
+    row[5], column[:, 4] = 3e38, 3e38
+    for gradient, product in [(row, "M Q"), (column, r"M\^T P")]:
+        message = f"layer w: {product}, summed over the nodes, is beyond float32"
+        for own in ([gradient], [gradient, single], [torch.zeros(40, 37), gradient, single]):
+            nodes = [create("powersgd", LAYERS[:1], rank=37 // 3) for _ in own]
+            for node in errors_of(nodes, own):
+                assert re.match(message, node), node
+        with pytest.raises(GradientError, match=message):
+            create("powersgd", LAYERS[:1], rank=37 // 3).encode([gradient])
+
+
+def errors_of(nodes: list[Compressor], gradients: list[Tensor]) -> list[str]:
+    """What ends the exchange on each node, in the same round of all."""
+    running = [
+        node.rounds(["w"], [gradient], StepContext(len(nodes), 0, rank))
+        for rank, (node, gradient) in enumerate(zip(nodes, gradients, strict=True))
+    ]
+    reply: Any = None
+    while True:
+        rounds, errors = [], []
+        for one in running:
+            try:
+                rounds.append(one.send(reply))
+            except GradientError as error:
+                errors.append(str(error))
+        if errors:
+            assert not rounds
+            return errors
+        reply = torch.stack([one.data for one in rounds]).sum(0)
 
 
 def test_what_travels() -> None:
