@@ -6,7 +6,8 @@ Little-endian throughout; a message is, without padding,
     layers   of each in turn: its number u16, dimensions u8, the size of each u32, kind of basis u8,
              the basis as `Basis.write` has it, the coding as `Coding.write` has it, the coded coordinates
 
-so that it can be decoded by whoever has the bytes. Lengths follow from what stands before them.
+so that it can be decoded by whoever has the bytes. Lengths follow from what stands before them. Of a layer without
+entries or dimensions the basis is `All`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from node_agent.compression.codec import HEADER, LAYER, MAGIC, VERSION
 from node_agent.compression.tiles import Tiling
 from node_agent.compression.values import Floats
 
-SIZES = [0, 1, 2, 3, 5, 2**16 - 1, 2**26, 2**32 - 1]
+SIZES = [0, 1, 2, 3, 5, 2**16 - 1, 2**20, 2**32 - 1]
 
 
 def mutated(payload: bytes, generator: np.random.Generator) -> bytes:

@@ -188,14 +188,14 @@ def test_layers_without_entries_or_dimensions_have_no_other_basis(
 
 def test_messages_about_any_shape_end_in_a_payload_error_or_in_gradients() -> None:
     generator, decoded = np.random.default_rng(0), 0
-    for _ in range(4000):
+    for _ in range(1500):
         try:
             (tensor,) = create("topk").decode(drawn(3, generator))
         except PayloadError:
             continue
         assert tensor.isfinite().all()
         decoded += 1
-    assert decoded > 100
+    assert decoded > 50
 
 
 def test_positions_are_not_made_before_there_are_values(monkeypatch: pytest.MonkeyPatch) -> None:
