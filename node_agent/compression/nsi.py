@@ -51,9 +51,10 @@ class NSI(Layerwise):
         return Tiles(tiling, reach(scored.scores, tiling, self.most(layer, context)))
 
     def bound(self, layer: Layer, context: StepContext) -> int:
-        tiling = self.tilings[layer.name]
-        tiles = -(-max(1, round(self.highest(context) * layer.numel)) // tiling.smallest) + 1
-        return tiles_bound(tiling, tiles, self.coding(layer, EMPTY, context))
+        tiling, coding = self.tilings[layer.name], self.coding(layer, EMPTY, context)
+        # Without the last of its tiles, a message holds less than the budget: see `reach`.
+        less = max(1, round(self.highest(context) * layer.numel)) - 1
+        return tiles_bound(tiling, tiling.fitting(less) + 1, coding, less + tiling.largest)
 
 
 def tiling_of(layer: Layer, settings: NSISettings) -> Tiling:

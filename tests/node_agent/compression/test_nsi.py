@@ -138,3 +138,20 @@ def test_importance_of_the_largest_gradients_stays_finite() -> None:
 def test_state_of_other_layers_is_refused() -> None:
     with pytest.raises(ValueError, match="layer v"):
         method(nsi((40, 40))).load_state_dict({"step": 0, "importance": {"v": 1.0}, "observed": {}})
+
+
+@pytest.mark.parametrize("shape", [(400, 189), (400, 400), (50, 401), (80, 70, 3, 3)])
+def test_the_bound_is_near_the_payload_also_where_border_tiles_are_small(shape: tuple[int, ...]) -> None:
+    compressor = nsi(shape, layer_rule="uniform")
+    bound = compressor.size_bound([torch.zeros(shape)])
+    assert bound / 1.2 <= len(compressor.encode([torch.randn(shape)])) <= bound
+
+
+def test_the_bound_holds_where_the_tiles_at_the_border_are_the_largest_indicators() -> None:
+    gradient = torch.zeros(400, 400)
+    gradient[399, :] = gradient[:, 399] = 1 + torch.rand(400)
+    compressor = nsi((400, 400), layer_rule="uniform", density=0.004)
+    bound = compressor.size_bound([gradient])
+    payload = compressor.encode([gradient])
+    assert payload.kept == 640  # of 799 in tiles of three, and of one
+    assert len(payload) <= bound
