@@ -1,7 +1,8 @@
 """Payloads of every compressor, changed by chance or by malice, decoded: a PayloadError or gradients, nothing else.
 
 Most have a checksum that fits again, so that what is behind it is reached. Decoded by who knows the layers, and by who
-learns them from the payload. Exits 1 at the first that ends otherwise, and prints it.
+learns them from the payload; half of what the latter is given are messages about a layer of any shape in any basis.
+Exits 1 at the first that ends otherwise, and prints it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from node_agent.compression.octets import PayloadError
 from node_agent.compression.settings import CATALOGUE
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-from mutations import mutated
+from mutations import drawn, mutated
 
-SHAPES: list[tuple[int, ...]] = [(40, 30), (7,), (16, 8, 3, 3), (33, 35)]
+SHAPES: list[tuple[int, ...]] = [(40, 30), (7,), (16, 8, 3, 3), (0, 7), (), (3, 0, 2), (33, 35), (1,), (0,)]
 ALLOWED = 64 * 4 * sum(int(np.prod(shape)) for shape in SHAPES)
 """bytes that decoding may take where the layers are known: indices and values of every entry, several times over"""
 
@@ -46,8 +47,10 @@ def main() -> None:
         gradients = [torch.randn(shape, generator=torch.Generator().manual_seed(1)) for shape in SHAPES]
         payload = bytes(compressor.encode(gradients))
         for number in range(each):
-            octets = mutated(payload, generator)
-            decoder = stranger if number % 8 == 0 else compressor
+            unknown = number % 4 == 0
+            decoder = stranger if unknown else compressor
+            method = compressor.settings.wire_id
+            octets = drawn(method, generator) if unknown and number % 8 else mutated(payload, generator)
             watched = number % 50 == 1
             if watched:
                 tracemalloc.start()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -61,7 +62,8 @@ def render_entries(names: Sequence[str]) -> RenderableType:
     parts: list[RenderableType] = []
     for entry in entries(names):
         head = Text.assemble((entry["name"], "bold"), f"  {entry['summary']}")
-        parts += [head, Text(f"  {entry['reduction']} ({_HOW[entry['reduction']]}); {entry['source']}", style="dim")]
+        origin = Text(f"{entry['reduction']} ({_HOW[entry['reduction']]}); {entry['source']}", style="dim")
+        parts += [head, Padding(origin, (0, 0, 0, 2))]
         table = Table.grid(padding=(0, 2))
         for key, value in entry["settings"].items():
             if "const" not in value:

@@ -16,6 +16,7 @@ from edgesim import summary
 from edgesim.results import Run
 from node_agent.compression import configure
 from node_agent.compression.settings import CATALOGUE
+from node_agent.plain import plain
 
 CONTROLS = {
     "auc_rx": "RX",
@@ -36,10 +37,10 @@ _ALWAYS_SHOWN = "density"
 def compressor_label(compressor: Mapping[str, Any]) -> str:
     """Name, density, and every other setting that is not at its default: "gcc density=0.5"."""
     name = str(compressor.get("name", "?"))
-    usual = configure(name).model_dump() if name in CATALOGUE else {}
+    usual = plain(configure(name).model_dump()) if name in CATALOGUE else {}
     shown = [
         f"{key}={_setting(value)}"
-        for key, value in sorted(compressor.items(), key=lambda item: item[0] != _ALWAYS_SHOWN)
+        for key, value in sorted(plain(compressor).items(), key=lambda item: item[0] != _ALWAYS_SHOWN)
         if key != "name" and (key == _ALWAYS_SHOWN or key not in usual or value != usual[key])
     ]
     return " ".join([name, *shown])

@@ -51,6 +51,8 @@ STEP_COLUMNS = (
     *("bytes_sent", "values_sent", "density", "fingerprint", "formula_bytes"),
     *("interface_bytes", "interface_packets", "retransmitted_packets"),
 )
+_LATER = ("density", "formula_bytes", "interface_bytes", "interface_packets", "retransmitted_packets")
+"""columns of steps.csv that folders written before there were any have not"""
 LINK_COLUMNS = ("step", "time_s", "source", "target", *_SENT, *_RECEIVED)
 TELEMETRY_COLUMNS = tuple(sample.name for sample in fields(Telemetry))
 
@@ -448,7 +450,7 @@ def _read_events(path: Path) -> list[dict[str, Any]]:
 def _read_csv(path: Path, expected: Sequence[str]) -> Columns:
     rows = list(csv.reader(_whole_lines(path)))
     header = rows[0] if rows else list(expected)
-    missing = [name for name in expected if name not in header]
+    missing = [name for name in expected if name not in (*header, *_LATER)]
     if missing:
         raise RunFolderError(f"{path}:1: column {missing[0]} is missing; found {', '.join(header)}")
     for number, row in enumerate(rows[1:], start=2):
@@ -456,9 +458,10 @@ def _read_csv(path: Path, expected: Sequence[str]) -> Columns:
             raise RunFolderError(f"{path}:{number}: found {len(row)} cells, expected {len(header)}")
     columns = zip(*rows[1:], strict=True) if len(rows) > 1 else ([] for _ in header)
     try:
-        return {name: _column(name, cells) for name, cells in zip(header, columns, strict=True)}
+        found = {name: _column(name, cells) for name, cells in zip(header, columns, strict=True)}
     except ValueError as error:
         raise RunFolderError(f"{path}: {error}") from error
+    return found | {name: np.full(len(rows) - 1, np.nan) for name in expected if name not in found}
 
 
 def _column(name: str, cells: Sequence[str]) -> NDArray[Any]:

@@ -14,6 +14,7 @@ names, and nothing depends on which of them share a bucket: DDP makes its bucket
 import queue
 import secrets
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,7 +27,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from node_agent.clock import WallClock
-from node_agent.compression import CompressorSettings, create
+from node_agent.compression import CompressorSettings, configure, create
 from node_agent.events import Sent
 from node_agent.exchange import Account, average, layers_of
 from node_agent.job import LinkSettings
@@ -57,6 +58,9 @@ class ExchangeState:
     All ranks make it, once the model is what they train: later changes of `requires_grad` are not followed. Raises
     ValueError where the compressor is unknown or not the same on all ranks, or a layer is not float32 on the CPU.
 
+    Where DDP finds that no rank has used a parameter in a step, it leaves its gradient alone, and what has then been
+    said of its residual is lost.
+
     What goes wrong in the exchange (a gradient that is not finite, on any rank; a neighbour that is lost) ends it:
     backward raises RuntimeError with the message, in this step and in all following ones.
 
@@ -73,22 +77,60 @@ class ExchangeState:
         timeout: float = 1800.0,
         **settings: Any,
     ) -> None:
-        self.compressor = create(compressor, seed=seed, **settings)
-        self.timeout = timeout
-        self._thread: threading.Thread | None = None
-        self.attach(model)
+        self._rest(timeout)
+        self._group = model.process_group
 
-    def attach(self, model: DistributedDataParallel) -> None:
-        """Average this model's gradients from now on. All ranks call it; raises ValueError as the constructor does."""
-        self.close()
-        self._names = _names_of(model.module)
-        compressor = create(self.compressor.settings, layers_of(model.module))
-        compressor.load_state_dict(self.compressor.state_dict())
-        self.compressor = compressor
+        def make() -> None:
+            chosen = configure(compressor, **settings) if isinstance(compressor, str) else compressor
+            self.compressor = create(chosen, layers_of(model.module), seed=seed)
+            self._names = _names_of(model.module)
+
+        self._start(self._agree(make))
+
+    def _rest(self, timeout: float) -> None:
+        """Belong to no model."""
+        self.timeout = timeout
         self.account = Account()
         """time (s) and values of all exchanges so far"""
-        number = _agree(model.process_group, f"{self.compressor.settings!r}, seed {self.compressor.seed}")
-        self._ring = _ring_of(model.process_group, self.timeout, 2 * number)
+        self._thread: threading.Thread | None = None
+        self._ring = Ring(0, 1, WallClock())
+
+    def attach(self, model: DistributedDataParallel) -> None:
+        """Average this model's gradients from now on. All ranks call it; raises ValueError as the constructor does, and
+        where they have not come to the same step."""
+        self.close()
+        self._group = model.process_group
+
+        def make() -> None:
+            compressor = create(self.compressor.settings, layers_of(model.module))
+            compressor.load_state_dict(self.compressor.state_dict())
+            self.compressor = compressor
+            self._names = _names_of(model.module)
+
+        self._start(self._agree(make))
+
+    def _agree(self, make: Callable[[], None]) -> int:
+        """A number that all ranks of the group know, and nobody else is likely to have. Raises ValueError, on all
+        ranks, where `make` does on one of them, or unless all then say the same."""
+        try:
+            make()
+            said, fault = f"{self.compressor.settings!r}, seed {self.compressor.seed}, step {self.step}", ""
+        except ValueError as error:
+            said, fault = "", str(error)
+        rank, told = dist.get_rank(self._group), [("", "", 0)] * dist.get_world_size(self._group)
+        dist.all_gather_object(told, (said, fault, secrets.randbits(29)), self._group)
+        if fault:
+            raise ValueError(fault)
+        for other, (what, wrong, _) in enumerate(told):
+            if what != said:
+                raise ValueError(
+                    f"rank {other}: {wrong}" if wrong else f"rank {other} exchanges {what}, rank {rank} {said}"
+                )
+        return told[0][2]
+
+    def _start(self, number: int) -> None:
+        self.account = Account()
+        self._ring = _ring_of(self._group, self.timeout, 2 * number)
         self._ready: queue.SimpleQueue[_Handed | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._communicate, name="ddp", daemon=True)
         self._thread.start()
@@ -133,17 +175,17 @@ class ExchangeState:
         return self.compressor.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError where the state is that of another compressor or of other layers."""
-        self.compressor.load_state_dict(state)
+        """All ranks call it. Raises ValueError, on all of them, where a state is that of another compressor or of other
+        layers, or where they are of different steps."""
+        self._agree(lambda: self.compressor.load_state_dict(state))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"settings": self.compressor.settings, "timeout": self.timeout, "compressor": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        self._rest(state["timeout"])
         self.compressor = create(state["settings"])
         self.compressor.load_state_dict(state["compressor"])
-        self.timeout = state["timeout"]
-        self._thread = None
 
     def close(self) -> None:
         """End the communication thread. The state can still be saved."""
@@ -195,14 +237,3 @@ def _ring_of(group: dist.ProcessGroup, timeout: float, tag: int) -> Ring:
     outgoing = OutgoingLink(LinkModel(link, np.random.default_rng(0)), to_next, pool, clock)
     bare = (replace(to_next, tag=tag + 1), replace(from_previous, tag=tag + 1))
     return Ring(rank, size, clock, outgoing, IncomingLink(from_previous, pool), pool, bare)
-
-
-def _agree(group: dist.ProcessGroup, said: str) -> int:
-    """A number that all ranks of the group know, and nobody else is likely to have. Raises ValueError, on all ranks,
-    unless all say the same."""
-    rank, told = dist.get_rank(group), [("", 0)] * dist.get_world_size(group)
-    dist.all_gather_object(told, (said, secrets.randbits(29)), group)
-    for other, (what, _) in enumerate(told):
-        if what != said:
-            raise ValueError(f"rank {other} exchanges {what}, rank {rank} {said}")
-    return told[0][1]

@@ -80,6 +80,7 @@ class Exchange:
         self._missing = [0] * len(self.buckets)
         self._step = 0
         self._account = Account()
+        self._error: BaseException | None = None
         self._ready: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         for index, bucket in enumerate(self.buckets):
@@ -99,14 +100,15 @@ class Exchange:
             self._ready.put((index, self._clock.now()))
 
     def finish(self) -> Account:
-        """Wait until every bucket is averaged; raises whatever went wrong on the way."""
+        """Wait until every bucket is averaged; raises whatever went wrong on the way, also when called again."""
         for index, missing in enumerate(self._missing):
             if missing:  # a parameter that the loss does not depend on has a gradient of zero
                 self._missing[index] = 0
                 self._ready.put((index, self._clock.now()))
-        error = self._done.get()
-        if error is not None:
-            raise error
+        if self.buckets and self._error is None:
+            self._error = self._done.get()
+        if self._error is not None:
+            raise self._error
         self._clock.wait_until(self._account.ended)
         return self._account
 

@@ -216,7 +216,9 @@ def _steps(
         now = clock.now()
         idle = now - done + clock.rested - rested
         density = compressor.density
-        compressor.observe(done - time_s - exposed, account.encode + account.ring + account.decode)
+        compressor.observe(
+            done - time_s - exposed - (clock.rested - rested), account.encode + account.ring + account.decode
+        )
         with clock.stopped():
             before_step, sent = sent, ring.outgoing.sent if ring.outgoing else sent
             device_before, device = device, carried(job.egress) if job.egress is not None else None

@@ -14,7 +14,7 @@ from edgesim.topology.events import Event
 from edgesim.topology.fields import LATEST
 from edgesim.topology.quantities import format_fraction, format_rate, format_time
 from edgesim.topology.schema import Topology
-from node_agent.compression.settings import CompressorSettings
+from node_agent.compression.settings import AutomaticDensity, CompressorSettings
 from node_agent.job import Change, LinkSettings, Window
 
 LONGEST_NAME = 20
@@ -74,7 +74,7 @@ def _heading(topology: Topology) -> str:
 def _training(topology: Topology) -> str:
     training = topology.training
     target = f" ({training.target})" if training.target is not None else ""
-    compressors = [_named(settings) for settings in training.compressor]
+    compressors = [_named(settings, training.density) for settings in training.compressor]
     widths = "-".join(map(str, training.network))
     return "\n".join(
         [
@@ -85,11 +85,15 @@ def _training(topology: Topology) -> str:
     )
 
 
-def _named(settings: CompressorSettings) -> str:
+def _named(settings: CompressorSettings, followed: AutomaticDensity | None = None) -> str:
     """The compressor's name, its density if it has one, and whatever is not as usual."""
     unusual = settings.model_dump(exclude_defaults=True).keys() - {"name"}
     told = [
-        f"{key} ({_named(value)})" if isinstance(value, CompressorSettings) else f"{key} {value}"
+        f"{key} auto ({followed.lowest:g} to {followed.highest:g})"
+        if key == "density" and followed is not None
+        else f"{key} ({_named(value)})"
+        if isinstance(value, CompressorSettings)
+        else f"{key} {value}"
         for key, value in settings
         if key == "density" or key in unusual
     ]

@@ -198,7 +198,7 @@ class Training(Section):
         compressors = info.data.get("compressor", ())
         if value is not None and compressors and not any(settings.has_density for settings in compressors):
             named = listed(settings.name for settings in compressors)
-            raise Refusal(f"a density for {named}", "none, or a compressor that has one")
+            raise Refusal(f"a density for {named}", "to leave it out, or a compressor that has one")
         return value
 
 

@@ -37,7 +37,8 @@ class Basis(ABC):
 
     @abstractmethod
     def coordinates(self, layer: Tensor) -> Tensor:
-        """Those of a tensor of the layer's shape: 1-D, in its type and on its device. May share its memory."""
+        """Those of a tensor of the layer's shape: 1-D and contiguous, in its type and on its device. May share its
+        memory."""
 
     @abstractmethod
     def add(self, values: Tensor, into: Tensor, factor: float = 1.0) -> None:
@@ -69,7 +70,7 @@ class All(Basis):
         return prod(self.shape)
 
     def coordinates(self, layer: Tensor) -> Tensor:
-        return layer.reshape(-1)
+        return layer.reshape(-1).contiguous()
 
     def add(self, values: Tensor, into: Tensor, factor: float = 1.0) -> None:
         into.view(-1).add_(values.to(into.device), alpha=factor)
@@ -112,6 +113,12 @@ class Tiles(Entries):
     tiling: Tiling
     chosen: Tensor
     """numbers of the tiles, ascending int64, on any device"""
+
+    @cached_property
+    def size(self) -> int:
+        if self.tiling.smallest == self.tiling.largest:
+            return len(self.chosen) * self.tiling.largest
+        return int(self.tiling.sizes(self.chosen).sum())
 
     @cached_property
     def members(self) -> Tensor:
@@ -187,7 +194,7 @@ class Rows(Basis):
     def coordinates(self, layer: Tensor) -> Tensor:
         a = rows(layer)
         if not self.dropped:
-            return a.reshape(-1)
+            return a.reshape(-1).contiguous()
         kept = torch.from_numpy(self.kept).to(a.device)
         values = a.new_empty(self.size // max(1, self.width), self.width)
         torch.index_select(a, 0, kept, out=values[: len(kept)])

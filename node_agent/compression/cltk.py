@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from node_agent.compression.base import Coded, Layer, Round, Rounds, StepContext
 from node_agent.compression.basis import Tiles
-from node_agent.compression.octets import PayloadError
+from node_agent.compression.octets import PayloadError, tensor_of
 from node_agent.compression.selection import largest
 from node_agent.compression.sparse import Sparsifier, entries
+from node_agent.compression.tiles import Tiling
 
 
 class CLTK(Sparsifier):
@@ -32,9 +31,9 @@ class CLTK(Sparsifier):
         leader, message = context.step % context.world_size, b""
         if context.rank == leader:
             message = b"".join(self.chosen(*one, context).write() for one in zip(layers, gradients, strict=True))
-        messages = yield Round.private(torch.from_numpy(np.frombuffer(message, np.uint8).copy()))
+        messages = yield Round.private(tensor_of(message))
         try:
-            bases = read_all(memoryview(messages[leader].numpy()), layers)
+            bases = self.told(memoryview(messages[leader].numpy()), layers, context)
         except PayloadError as error:
             raise PayloadError(f"message of rank {leader}: {error}") from error
         return self.code(layers, gradients, bases, context)
@@ -42,14 +41,19 @@ class CLTK(Sparsifier):
     def chosen(self, layer: Layer, gradient: Tensor, context: StepContext) -> Tiles:
         return entries(layer, largest(gradient.reshape(-1), self.most(layer, context), magnitude=True))
 
-
-def read_all(message: memoryview, layers: Sequence[Layer]) -> list[Tiles]:
-    """One basis for each layer. Raises PayloadError for anything else."""
-    bases, at = [], 0
-    for layer in layers:
-        basis, length = Tiles.read(message[at:], layer.shape)
-        bases.append(basis)
-        at += length
-    if at != len(message):
-        raise PayloadError(f"payload: found {len(message)} bytes of indices, expected {at}")
-    return bases
+    def told(self, message: memoryview, layers: Sequence[Layer], context: StepContext) -> list[Tiles]:
+        """The leader's choice of each layer. Raises PayloadError for anything that is none."""
+        bases, at = [], 0
+        for layer in layers:
+            basis, length = Tiles.read(message[at:], layer.shape)
+            tiling, count = Tiling.of(layer.shape), self.most(layer, context)
+            if (basis.tiling, len(basis.chosen)) != (tiling, count):
+                raise PayloadError(
+                    f"payload: layer {layer.name}: found {len(basis.chosen)} chosen of {basis.tiling}, "
+                    f"expected {count} of {tiling}"
+                )
+            bases.append(basis)
+            at += length
+        if at != len(message):
+            raise PayloadError(f"payload: found {len(message)} bytes of indices, expected {at}")
+        return bases

@@ -6,7 +6,8 @@ Little-endian throughout; a message is, without padding,
     layers   of each in turn: its number u16, dimensions u8, the size of each u32, kind of basis u8,
              the basis as `Basis.write` has it, the coding as `Coding.write` has it, the coded coordinates
 
-so that it can be decoded by whoever has the bytes. Lengths follow from what stands before them.
+so that it can be decoded by whoever has the bytes. Lengths follow from what stands before them. Of a layer without
+entries or dimensions the basis is `All`.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
+from math import isfinite, prod
 
 import torch
 from torch import Tensor
 
 from node_agent.compression.base import Coded, Layer
-from node_agent.compression.basis import KINDS
+from node_agent.compression.basis import KINDS, All
 from node_agent.compression.octets import PayloadError
 from node_agent.compression.settings import Reduction
-from node_agent.compression.values import coding_of
+from node_agent.compression.values import Floats, coding_of
 
 __all__ = ["HEADER", "LARGEST", "PayloadError", "pack", "section_size", "unpack"]
 
@@ -34,6 +36,18 @@ DIMENSIONS = 16
 """of a layer, at most"""
 LARGEST = 2**26
 """entries that a message may be about where the layers are not known beforehand: 256 MiB when decoded"""
+
+
+class Received(Coded):
+    """What a message says of a layer."""
+
+    def coordinates(self) -> Tensor:
+        """Raises PayloadError where the values are not finite, as no node's are."""
+        values = super().coordinates()
+        # Levels and signs are finite once their norms and numbers are. The extremes are NaN where any value is.
+        if isinstance(self.coding, Floats) and values.numel() and not all(map(isfinite, torch.aminmax(values))):
+            raise PayloadError(f"payload: layer {self.layer.name}: found values that are NaN or infinite")
+        return values
 
 
 def pack(method: int, coded: Sequence[Coded]) -> Tensor:
@@ -76,7 +90,8 @@ def unpack(
     count = _read_header(message, method)
     if layers is not None and count != len(layers):
         raise PayloadError(f"payload: found {count} layers, expected {len(layers)}")
-    coded, at, room = [], HEADER.size, LARGEST
+    coded: list[Coded] = []
+    at, room = HEADER.size, LARGEST
     for place in range(count):
         layer, at = _read_layer(message, at)
         if layers is not None:
@@ -88,11 +103,13 @@ def unpack(
                 )
             layer = expected
         else:
-            room -= layer.numel
+            room -= prod(max(1, size) for size in layer.shape)  # also where one of them is 0, none is believed
             if room < 0:
                 raise PayloadError(f"payload: about more than {LARGEST} entries, and of layers that are not known")
         if at >= len(message) or message[at] not in KINDS:
             raise PayloadError(f"payload: layer {layer.number}: no known kind of basis")
+        if message[at] != All.kind and not (layer.shape and layer.numel):
+            raise PayloadError(f"payload: layer {layer.number}: found basis {message[at]} of shape {layer.shape}")
         basis, length = KINDS[message[at]].read(message[at + 1 :], layer.shape)
         at += 1 + length
         coding, length = coding_of(message[at:])
@@ -100,7 +117,7 @@ def unpack(
         length = coding.size(basis.size)
         if len(message) - at < length:
             raise PayloadError(f"payload: layer {layer.number}: found {len(message) - at} bytes of {length}")
-        coded.append(Coded(layer, basis, coding, octets[at : at + length], reduction))
+        coded.append(Received(layer, basis, coding, octets[at : at + length], reduction))
         at += length
     if at != len(message):
         raise PayloadError(f"payload: found {len(message)} bytes, expected {at}")

@@ -15,7 +15,7 @@ from node_agent.compression import codec
 from node_agent.compression.automatic import LinkAware
 from node_agent.compression.base import Coded, GradientError, Layer, Method, Round, Rounds, StepContext, alone, numbered
 from node_agent.compression.build import build
-from node_agent.compression.octets import PayloadError
+from node_agent.compression.octets import PayloadError, tensor_of
 from node_agent.compression.settings import AutomaticDensity, CompressorSettings, Reduction
 from node_agent.compression.values import Floats
 
@@ -49,7 +49,7 @@ class Payload:
 
     octets: Tensor = field(repr=False)
     kept: int
-    """gradient values in it, as many as it has coordinates"""
+    """gradient values in it, as many as it has coordinates: without what a basis is made of, as PowerSGD's factor P"""
 
     def __bytes__(self) -> bytes:
         return self.octets.numpy().tobytes()
@@ -61,7 +61,7 @@ class Payload:
 @dataclass(frozen=True)
 class Exchanged:
     """The outcome of an exchange, in the order of its layers: gradients averaged over the nodes, and what this node
-    alone said."""
+    alone said. Where the means are written into the gradients, what it said of tensors sent dense is lost to them."""
 
     mean: list[Tensor]
     said: list[Coded]
@@ -126,7 +126,7 @@ class Compressor:
         """The gradients that a payload stands for, float32, in the layers' order.
 
         Raises PayloadError for bytes that are no payload of this compressor about these layers."""
-        octets = payload.octets if isinstance(payload, Payload) else _octets(payload)
+        octets = payload.octets if isinstance(payload, Payload) else tensor_of(payload)
         layers = list(self.layers.values()) if self._method is not None else None
         coded = codec.unpack(octets, self.settings.wire_id, layers, self.reduction)
         return [one.decoded() for one in coded]
@@ -206,7 +206,8 @@ class Compressor:
         for dtype in dict.fromkeys(summed_as(one) for one in aligned):
             group = [one for one in aligned if summed_as(one) == dtype]
             data = torch.cat([one.octets for one in group]).view(dtype)
-            total = yield Round.aligned(data, values=sum(one.values for one in group))
+            # In a round of no entries, a node could not tell the others of a fault.
+            total = (yield Round.aligned(data, values=sum(one.values for one in group))) if len(data) else data
             parts = total.view(torch.uint8).split([one.octets.numel() for one in group])
             summed += [replace(one, octets=part) for one, part in zip(group, parts, strict=True)]
         messages: list[Tensor] = []
@@ -285,10 +286,12 @@ def _told(rounds: Rounds[Exchanged], fault: str, rank: int) -> Rounds[Exchanged]
 
     Where sums are taken, it makes them NaN, and what is wrong follows in a round that there would not be otherwise.
     """
-    text = _octets(FAULT + f"{fault} (rank {rank})".encode()) if fault else torch.empty(0, dtype=torch.uint8)
+    text = tensor_of(FAULT + f"{fault} (rank {rank})".encode() if fault else b"")
     try:
         first = next(rounds)
     except StopIteration as finished:  # there was nothing to be said
+        if fault:
+            raise GradientError(fault) from None
         outcome: Exchanged = finished.value
         return outcome
     if first.reduction == "private":
@@ -315,7 +318,3 @@ def _raise_faults(messages: Sequence[Tensor]) -> None:
     for message in messages:
         if message[: len(FAULT)].numpy().tobytes() == FAULT:
             raise GradientError(message[len(FAULT) :].numpy().tobytes().decode(errors="replace"))
-
-
-def _octets(data: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)

@@ -14,7 +14,7 @@ from torch import Tensor
 from node_agent.compression import indices
 from node_agent.compression.base import Coded, Coder, Layer, Round, Rounds, StepContext
 from node_agent.compression.basis import SET_HEAD, Rows, sample
-from node_agent.compression.octets import PayloadError
+from node_agent.compression.octets import PayloadError, tensor_of
 from node_agent.compression.replaceability import replaceability
 from node_agent.compression.scale import LARGEST
 from node_agent.compression.selection import largest
@@ -86,7 +86,7 @@ class GCC(Coder):
             for layer, gradient in given.items():
                 score = replaceability(self.settings.selector, rows(gradient))
                 octets += self.best(layer, score, context).write()
-        messages = yield Round.private(torch.frombuffer(bytearray(octets), dtype=torch.uint8) if octets else NOTHING)
+        messages = yield Round.private(tensor_of(octets))
         told, bases = messages[leader].numpy().data, []
         for layer in given:
             basis, length = Rows.read(told, layer.shape)
@@ -116,6 +116,3 @@ class GCC(Coder):
         said = kept + (kept < m and self.settings.fill != "zero")
         head = 1 + SET_HEAD.size + indices.largest_size(kept, m) + len(Floats().write())
         return head + Floats().size(said * (layer.numel // m))
-
-
-NOTHING = torch.empty(0, dtype=torch.uint8)

@@ -27,7 +27,8 @@ class Block:
 
 
 def tiles(layer: Tensor, tiling: Tiling, signed: bool, scale: float) -> Iterator[Block]:
-    """Of the entries in each tile times `scale`, or their magnitudes. Squares have to stay within float32.
+    """Of the entries in each tile times `scale`, or their magnitudes. Squares have to stay within float32. A
+    deviation of which the sums in float32 may have made all is 0.
 
     Slices instead of pooling, five times faster and without padding."""
     (down, across), side, columns = tiling.grid, tiling.side, tiling.columns
@@ -63,7 +64,9 @@ def tiles(layer: Tensor, tiling: Tiling, signed: bool, scale: float) -> Iterator
         if bottom == down:
             sizes = torch.outer(heights[top:], widths)
         mean, square = totals.div_(sizes)
-        yield Block(slice(top, bottom), x, mean, square.sub_(mean.square()).clamp_(min=0).sqrt_())
+        resolution = side * 2.0**-21 * square  # as long as each sum has about 2 side roundings
+        variance = square.sub_(mean.square())
+        yield Block(slice(top, bottom), x, mean, variance.masked_fill_(variance < resolution, 0).sqrt_())
 
 
 def windows(layer: Tensor, tiling: Tiling, side: int, signed: bool) -> Iterator[Block]:

@@ -58,10 +58,10 @@ class NSI(Layerwise):
         return self.size(layer, max(1, round(self.density(context) * layer.numel)), context)
 
     def size(self, layer: Layer, budget: int, context: StepContext) -> int:
-        """Bytes that this K_l never exceeds."""
-        tiling = self.tilings[layer.name]
-        values = budget + tiling.largest - 1
-        return tiles_bound(tiling, most_tiles(tiling, budget), self.coding(layer, EMPTY, context), values)
+        """Bytes that are not exceeded with this K_l."""
+        tiling, coding = self.tilings[layer.name], self.coding(layer, EMPTY, context)
+        less = budget - 1  # what a message holds at most without the last of its tiles: see `reach`
+        return tiles_bound(tiling, tiling.fitting(less) + 1, coding, less + tiling.largest)
 
 
 def tiling_of(layer: Layer, settings: NSISettings) -> Tiling:
@@ -86,19 +86,6 @@ def reach(scores: Tensor, tiling: Tiling, budget: int) -> Tensor:
         if missing <= 0:
             return tiles
         count += -(-missing // tiling.largest)
-
-
-def most_tiles(tiling: Tiling, budget: int) -> int:
-    """No more tiles than this are needed for `budget` >= 1 entries, whichever they are: at worst the smallest ones, of
-    which all but the last hold less."""
-    down, across = tiling.grid
-    heights = (tiling.side, down - 1), (tiling.rows - (down - 1) * tiling.side, 1)
-    widths = (tiling.side, across - 1), (tiling.columns - (across - 1) * tiling.side, 1)
-    missing, tiles = budget - 1, 1
-    for size, number in sorted((h * w, n * m) for h, n in heights for w, m in widths):
-        taken = min(number, missing // size)
-        missing, tiles = missing - taken * size, tiles + taken
-    return tiles
 
 
 def normalised(scored: Scored, gradient: Tensor, power: float) -> Tensor:

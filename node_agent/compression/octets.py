@@ -15,13 +15,20 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 PER_BYTE = {2: 8, 3: 5, 4: 4, 16: 2, 256: 1}
 
 
 class PayloadError(ValueError):
     """Bytes that no encoder of ours has written, or not for this purpose."""
+
+
+def tensor_of(octets: bytes) -> Tensor:
+    """A copy of them, torch.uint8."""
+    return torch.from_numpy(np.frombuffer(octets, np.uint8).copy())
 
 
 def packed_size(count: int, base: int) -> int:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from node_agent.compression.base import Coded, Layer, StepContext
 from node_agent.compression.basis import Basis, Seeded
+from node_agent.compression.scale import LARGEST
 from node_agent.compression.settings import RandomKSettings
 from node_agent.compression.sparse import EMPTY, Sparsifier
 
@@ -29,7 +30,7 @@ class RandomK(Sparsifier):
 
     def say(self, layer: Layer, basis: Basis, values: Tensor, context: StepContext) -> Coded:
         if self.settings.unbiased:
-            values = values * (layer.numel / basis.size)
+            values = (values * (layer.numel / basis.size)).clamp_(-LARGEST, LARGEST)
         return super().say(layer, basis, values, context)
 
     def bound(self, layer: Layer, context: StepContext) -> int:

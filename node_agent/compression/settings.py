@@ -87,7 +87,7 @@ class AutomaticDensity(BaseModel):
     @model_validator(mode="after")
     def _ascending(self) -> AutomaticDensity:
         if self.lowest > self.highest:
-            raise ValueError(f"found lowest {self.lowest} above highest {self.highest}")
+            raise SettingError("a highest density that is not below the lowest")
         return self
 
 

@@ -45,10 +45,10 @@ class Sparsifier(Coder):
 EMPTY = torch.empty(0)
 
 
-def tiles_bound(tiling: Tiling, count: int, coding: Coding, values: int | None = None) -> int:
-    """Bytes that at most `count` tiles never exceed: basis, coding and coordinates, of which there are at most `values`
-    where that is known."""
-    entries = min(count * tiling.largest, tiling.entries, tiling.entries if values is None else values)
+def tiles_bound(tiling: Tiling, count: int, coding: Coding, entries: int | None = None) -> int:
+    """Bytes that at most `count` tiles of together at most `entries` entries (None: of any size) never exceed: basis,
+    coding and coordinates."""
+    entries = min(count * tiling.largest if entries is None else entries, tiling.entries)
     indexed = max(
         indices.largest_size(fewer, tiling.tiles) for fewer in {min(count, tiling.tiles), min(count, tiling.tiles - 1)}
     )

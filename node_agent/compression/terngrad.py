@@ -21,7 +21,8 @@ class TernGrad(Coder):
         f_i -> m sign(f_i) b_i,   m = max_j |f_j|,   b_i = 1 with probability |f_i| / m, else 0
 
     so that the expectation is f_i. The deviation sigma is taken about zero, as the clipping is: about the mean, that of
-    a layer whose entries are all alike would be zero, and nothing of it left.
+    a layer whose entries are all alike would be zero, and nothing of it left. Each node has its own m: the paper's
+    scaler sharing, the largest m of all nodes, would take a round and serve a parameter server's ternary sums.
     """
 
     settings: TernGradSettings

@@ -86,6 +86,17 @@ class Tiling:
         down, across = self.grid
         return (self.rows - (down - 1) * self.side) * (self.columns - (across - 1) * self.side) if self.tiles else 0
 
+    def fitting(self, entries: int) -> int:
+        """The most tiles that hold no more than so many entries together."""
+        (down, across), side, count = self.grid, self.side, 0
+        height, width = self.rows - (down - 1) * side, self.columns - (across - 1) * side  # of those at the border
+        right, bottom = (side * width, down - 1), (height * side, across - 1)
+        for size, tiles in sorted([(height * width, 1), right, bottom, (side * side, (down - 1) * (across - 1))]):
+            taken = min(tiles, entries // size)
+            count += taken
+            entries -= taken * size
+        return count
+
     def sizes(self, tiles: Tensor | None = None) -> Tensor:
         """Entries of each of these tiles; None: of all."""
         if tiles is None:

@@ -123,8 +123,8 @@ class Shares(Floats):
 
     A sum of N halves must not overflow. Halves count up to 2047 * 32 = 65504, and every multiple of 32 up to there is
     one: with h = 32 * floor(2047 / N) the partial sums of saturated entries are exact and end within range, and, as
-    rounding is monotone, those of any other entries do too. Entries of magnitude below 2**-25 N become zero. Types of
-    the range of float32 are far from it: their bound is half the largest value over N.
+    rounding is monotone, those of any other entries do too. Entries of magnitude below 2**-25 N become zero. In types
+    of the range of float32, N times a sum must not leave it either: for N > 1, h is half the largest value over N**2.
     """
 
     nodes: int = 1
@@ -138,9 +138,9 @@ class Shares(Floats):
 
     @property
     def largest(self) -> float:
-        return (
-            32.0 * (2047 // self.nodes) if self.dtype == torch.float16 else torch.finfo(self.dtype).max / 2 / self.nodes
-        )
+        if self.dtype == torch.float16:
+            return 32.0 * (2047 // self.nodes)
+        return torch.finfo(self.dtype).max / (2 * self.nodes**2 if self.nodes > 1 else 1)
 
     def write(self) -> bytes:
         return super().write() + struct.pack("<H", self.nodes)
@@ -171,7 +171,8 @@ class Levels(Coding):
         x -> c in {-s, ..., s},  decoded  m (c / s)
 
     c is the nearest integer to s x / m (halves to the even one) or, stochastically, one of the two next to it with
-    probabilities that make the expectation s x / m; dithers of 16 bits do that to within 2**-16 of a level.
+    probabilities that make the expectation s x / m; dithers, odd multiples of 2**-16, do that to within 2**-16 of a
+    level, with no more of it up than down.
 
     As the decoded value of c = s is m itself, values decoded with the largest magnitude and the nearest level are
     encoded to themselves. The norms come first, then the digits c + s: five a byte for s = 1, two for s <= 7, one for
@@ -239,7 +240,7 @@ class Levels(Coding):
                 matrix.div_(divisors[buckets, None])
             scaled.mul_(self.levels)
             if generator is not None and self.stochastic:
-                dither = dithers[: stop - start].copy_(_random_16_bits(generator, stop - start))
+                dither = dithers[: stop - start].copy_(_odd_16_bits(generator, stop - start))
                 scaled.add_(dither, alpha=2**-16).floor_()
             else:
                 scaled.round_()
@@ -386,9 +387,10 @@ def _chunks(count: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))
 
 
-def _random_16_bits(generator: np.random.Generator, count: int) -> Tensor:
-    """Uniform integers from 0 to 2**16 - 1, four from each draw."""
+def _odd_16_bits(generator: np.random.Generator, count: int) -> Tensor:
+    """Uniform odd integers below 2**16, four from each draw."""
     draws = generator.integers(0, 2**64, -(-count // 4), dtype=np.uint64)
+    draws |= np.uint64(0x0001_0001_0001_0001)
     return torch.from_numpy(draws.view(np.uint16)[:count])
 
 

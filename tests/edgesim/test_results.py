@@ -483,6 +483,20 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, content: str | bytes
         load(tmp_path)
 
 
+def test_a_folder_without_the_columns_of_today_is_read_and_summed_up(tmp_path: Path) -> None:
+    run = written(tmp_path, "ab", [step(rank, number) for number in (1, 2) for rank in range(2)])
+    names = list(run.steps)
+    later = {names.index(name) for name in ("density", "formula_bytes", "interface_bytes", "interface_packets")}
+    lines = [line.split(",") for line in (tmp_path / "steps.csv").read_text().splitlines()]
+    kept = (",".join(cell for place, cell in enumerate(line) if place not in later) for line in lines)
+    (tmp_path / "steps.csv").write_text("".join(f"{line}\n" for line in kept))
+    old = load(tmp_path)
+    assert np.isnan(old.steps["density"]).all()
+    assert old.steps["bytes_sent"].tolist() == run.steps["bytes_sent"].tolist()
+    assert summarise(run)["ledger"] != {}
+    assert summarise(old)["ledger"] == {}
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="holds no run"):
         load(tmp_path)

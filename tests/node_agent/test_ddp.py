@@ -79,6 +79,9 @@ def test_what_cannot_be_exchanged_is_refused(found: list[dict[str, Any]]) -> Non
         assert one["double"] == "layer 8.weight: found torch.float64 on cpu, allowed torch.float32 on the CPU"
     assert "rank 1 exchanges TopKSettings(" in found[0]["differing"]
     assert "rank 0 exchanges NoneSettings(" in found[1]["differing"]
+    assert found[0]["unknown"].startswith("rank 1: compressor: found 'tokp', did you mean 'topk'?")
+    assert found[1]["unknown"].startswith("compressor: found 'tokp'")
+    assert re.fullmatch(r"rank 1 exchanges RandomK.*, step 1, rank 0 RandomK.*, step 0", found[0]["steps"])
 
 
 def test_a_neighbour_that_takes_no_part_is_named(found: list[dict[str, Any]]) -> None:

@@ -175,12 +175,28 @@ def refused(make: str) -> str:
     if make == "double":
         script.model.module[-1].double()
         compressor = "none"
+    elif make == "unknown":
+        compressor = "tokp" if dist.get_rank() == 1 else "none"
     else:
         compressor = "topk" if dist.get_rank() == 1 else "none"
     try:
         ExchangeState(script.model, compressor)
     except ValueError as error:
         return str(error)
+    return ""
+
+
+def apart(compressor: Any) -> str:
+    """What going on from different steps says."""
+    script = Script()
+    state = ExchangeState(script.model, compressor)
+    saved = state.state_dict()
+    try:
+        state.load_state_dict(saved | {"step": dist.get_rank()})
+    except ValueError as error:
+        return str(error)
+    finally:
+        state.close()
     return ""
 
 
@@ -195,6 +211,7 @@ def everything(place: Place, compressors: list[Any]) -> dict[str, Any]:
     found["saved"] = interrupted(by_name["topk"], "saved")
     found["pickled"] = interrupted(by_name["nsi"], "pickled")
     found["poisoned none"], found["poisoned topk"] = poisoned(by_name["none"]), poisoned(by_name["topk"])
-    found["double"], found["differing"] = refused("double"), refused("differing")
+    found |= {make: refused(make) for make in ("double", "differing", "unknown")}
+    found["steps"] = apart(by_name["randomk"])
     found["abandoned"] = abandoned()
     return found

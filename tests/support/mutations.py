@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 
 import numpy as np
 
-from node_agent.compression.codec import HEADER
+from node_agent.compression.basis import KINDS, SET_HEAD, Columns, Rows, Seeded, Tiles
+from node_agent.compression.codec import HEADER, LAYER, MAGIC, VERSION
+from node_agent.compression.tiles import Tiling
+from node_agent.compression.values import Floats
+
+SIZES = [0, 1, 2, 3, 5, 2**16 - 1, 2**20, 2**32 - 1]
 
 
 def mutated(payload: bytes, generator: np.random.Generator) -> bytes:
@@ -30,3 +36,30 @@ def mutated(payload: bytes, generator: np.random.Generator) -> bytes:
     if len(octets) >= HEADER.size and generator.random() < 0.95:
         octets[8:12] = zlib.crc32(octets[HEADER.size :]).to_bytes(4, "little")
     return bytes(octets)
+
+
+def about(method: int, shape: tuple[int, ...], kind: int, basis: bytes, values: bytes = b"") -> bytes:
+    """A message about one layer of any shape, its values float32."""
+    layer = LAYER.pack(0, len(shape)) + struct.pack(f"<{len(shape)}IB", *shape, kind)
+    body = layer + basis + Floats().write() + values
+    return HEADER.pack(MAGIC, VERSION, method, 1, zlib.crc32(body)) + body
+
+
+def drawn(method: int, generator: np.random.Generator) -> bytes:
+    """A message about one layer, often with a dimension that is zero or without measure, in a basis of any kind, with
+    no bytes or few for the units and the values."""
+
+    def few() -> int:
+        return int(generator.choice(SIZES[:5]))
+
+    shape = tuple(int(generator.choice(SIZES[: few() + 4])) for _ in range(few()))
+    units = int(generator.choice([0, 0, few(), shape[0] if shape else 1]))
+    chosen = SET_HEAD.pack(int(generator.integers(5)), units) + generator.bytes(int(generator.choice([0, 0, few()])))
+    kind = int(generator.choice(list(KINDS)))
+    basis = {
+        Tiles.kind: Tiling.HEAD.pack(int(generator.integers(3)), int(generator.choice(SIZES[1:6]))) + chosen,
+        Seeded.kind: Seeded.HEAD.pack(1, units),
+        Rows.kind: bytes([int(generator.integers(3))]) + chosen,
+        Columns.kind: Columns.HEAD.pack(few()) + bytes(4 * few()),
+    }.get(kind, b"")
+    return about(method, shape, kind, basis, bytes(4 * int(generator.choice([0, 0, few()]))))

@@ -90,6 +90,12 @@ def test_loss_jitter_and_contacts_are_told() -> None:
             assert part in text
 
 
+def test_a_density_that_follows_the_link_is_told_with_its_bounds() -> None:
+    training = {"compressor": ["topk", "none"], "density": {"lowest": 0.002}}
+    text = " ".join(str(draw(topology(2, training=training))).split())
+    assert "compressor topk density auto (0.002 to 0.25) · none" in text
+
+
 def test_long_names_keep_their_ends_in_the_ring_and_all_of_them_in_the_table() -> None:
     names = [f"earth-observation-satellite-{i}" for i in range(4)]
     what = topology(4, nodes=names)

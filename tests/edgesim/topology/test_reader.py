@@ -457,9 +457,16 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
             "did you mean 'highest'?",
         ],
     ),
+    "bounds of a density that cross": (
+        "nodes: [a]\ntraining:\n  compressor: topk\n  density: {lowest: 0.5, highest: 0.1}\n",
+        ["bad.yaml:4: training.density: found a mapping, allowed a highest density that is not below the lowest"],
+    ),
     "a density for what has none": (
         "nodes: [a]\ntraining:\n  compressor: [none, fp16]\n  density: auto\n",
-        ["bad.yaml:4: training.density: found a density for none or fp16, allowed none, or a compressor that has one"],
+        [
+            "bad.yaml:4: training.density: found a density for none or fp16, "
+            "allowed to leave it out, or a compressor that has one",
+        ],
     ),
     "the same compressor twice": (
         "nodes: [a]\ntraining:\n  compressor: [gcc, {name: gcc, density: 0.5}]\n",

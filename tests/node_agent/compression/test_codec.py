@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mutations import mutated
+from mutations import about, drawn, mutated
 from torch import Tensor
 
 from node_agent.compression import codec, create
 from node_agent.compression.base import Coded, Layer
-from node_agent.compression.basis import All, Basis, Columns, Rows, Seeded, Tiles, sample
+from node_agent.compression.basis import SET_HEAD, All, Basis, Columns, Rows, Seeded, Tiles, sample
 from node_agent.compression.octets import PayloadError
 from node_agent.compression.settings import CATALOGUE
 from node_agent.compression.tiles import Tiling
@@ -161,3 +161,81 @@ def test_mutated_payloads_end_in_a_payload_error_or_in_gradients(name: str) -> N
         else:
             assert [tensor.shape for tensor in decoded] == [tensor.shape for tensor in gradients]
     assert refused > 75
+
+
+NO_UNITS, HUGE = SET_HEAD.pack(0, 0), 2**32 - 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "basis", "words"),
+    [
+        ((5, 0), Rows.kind, b"\0" + SET_HEAD.pack(0, 5), r"found basis 3 of shape \(5, 0\)"),
+        ((2**25, 0), Rows.kind, b"\0" + SET_HEAD.pack(0, 2**25), "found basis 3"),
+        ((0, 5), Rows.kind, b"\0" + NO_UNITS, "found basis 3"),
+        ((0, 5), Columns.kind, bytes(2), "found basis 4"),
+        ((), Columns.kind, bytes(2), r"found basis 4 of shape \(\)"),
+        ((5, 5, 3, 0), Tiles.kind, Tiling.HEAD.pack(2, 3) + NO_UNITS, "found basis 1"),
+        ((HUGE, HUGE, HUGE, 0), All.kind, b"", "about more than 67108864 entries"),
+        ((0, HUGE, HUGE, HUGE), All.kind, b"", "about more than 67108864 entries"),
+    ],
+)
+def test_layers_without_entries_or_dimensions_have_no_other_basis(
+    shape: tuple[int, ...], kind: int, basis: bytes, words: str
+) -> None:
+    with pytest.raises(PayloadError, match=words):
+        create("topk").decode(about(3, shape, kind, basis))
+
+
+def test_messages_about_any_shape_end_in_a_payload_error_or_in_gradients() -> None:
+    generator, decoded = np.random.default_rng(0), 0
+    for _ in range(1500):
+        try:
+            (tensor,) = create("topk").decode(drawn(3, generator))
+        except PayloadError:
+            continue
+        assert tensor.isfinite().all()
+        decoded += 1
+    assert decoded > 50
+
+
+def test_positions_are_not_made_before_there_are_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles = Tiling.HEAD.pack(1, 4096) + SET_HEAD.pack(0, 4)  # all four of 4097 x 4097 entries
+    made: list[int] = []
+    monkeypatch.setattr(Tiling, "members", lambda tiling, chosen: made.append(len(chosen)))
+    with pytest.raises(PayloadError, match=f"layer 0: found 0 bytes of {4 * 4097**2}"):
+        create("topk").decode(about(3, (4097, 4097), Tiles.kind, tiles))
+    assert not made
+
+
+@given(st.data(), st.tuples(st.integers(1, 12), st.integers(1, 12)), st.integers(1, 5))
+@settings(max_examples=60)
+def test_tiles_know_their_size_without_their_members(data: st.DataObject, shape: tuple[int, int], side: int) -> None:
+    tiling = Tiling.of(shape, side, "rows")
+    chosen = sorted(data.draw(st.sets(st.integers(0, tiling.tiles - 1))))
+    basis = Tiles(tiling, torch.tensor(chosen, dtype=torch.int64))
+    assert basis.size == len(basis.members)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("coding", [Floats(), Floats(torch.float16), Floats(torch.bfloat16), Shares(torch.float16, 3)])
+def test_values_that_are_not_finite_are_refused(coding: Coding, value: float) -> None:
+    layer = Layer("w", (70, 30))
+    values = torch.zeros(layer.shape)
+    octets = coding.encode(values.view(-1))
+    assert isinstance(coding, Floats)
+    octets.view(coding.dtype)[1234] = value
+    for known in ([layer], None):
+        (one,) = codec.unpack(codec.pack(3, [Coded(layer, All(layer.shape), coding, octets, "private")]), 3, known)
+        with pytest.raises(PayloadError, match=r"payload: layer [0w]: found values that are NaN or infinite"):
+            one.decoded()
+
+
+@pytest.mark.parametrize(
+    "gradient", [torch.arange(8.0)[::2], torch.arange(8.0).view(4, 2)[:, :1], torch.arange(8.0).view(2, 4).t()]
+)
+def test_coordinates_of_a_strided_tensor_are_contiguous(gradient: Tensor) -> None:
+    shape = tuple(gradient.shape)
+    for basis in (All(shape), Rows(shape, np.arange(shape[0]), "zero")):
+        coordinates = basis.coordinates(gradient)
+        assert coordinates.is_contiguous()
+        assert coordinates.tolist() == gradient.flatten().tolist()

@@ -46,3 +46,31 @@ def test_half_the_bytes_and_all_the_values() -> None:
 def test_too_many_nodes_are_refused() -> None:
     with pytest.raises(ValueError, match="2047"):
         next(fp16(3).rounds(["w"], [torch.randn(3)], StepContext(2048, 0)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("nodes", [1, 2, 3, 4, 50, 255, 300, 2047])
+def test_no_sum_of_shares_leaves_the_range(dtype: torch.dtype, nodes: int) -> None:
+    largest = torch.finfo(torch.float32).max
+    shares = Shares(dtype, nodes)
+    octets = shares.encode(torch.tensor([largest, -largest, 1.0]))
+    total = octets.view(dtype).clone()
+    for _ in range(nodes - 1):
+        total += octets.view(dtype)
+    summed = shares.decode(total.view(torch.uint8), 3)
+    assert summed.isfinite().all()
+    assert summed[0] == -summed[1] > 0
+
+
+@pytest.mark.parametrize("name", ["bf16", "randomk"])
+def test_a_lone_node_says_its_largest_gradient(name: str) -> None:
+    gradient = torch.full((1, 8), 3e38)
+    compressor = make(name, {"w": (1, 8)}, **({"values": "bfloat16", "density": 1.0} if name == "randomk" else {}))
+    (decoded,) = compressor.decode(compressor.encode([gradient]))
+    torch.testing.assert_close(decoded, gradient, rtol=2**-8, atol=0)
+
+
+def test_means_of_bfloat16_saturate() -> None:
+    gradients = {"w": torch.tensor([1.5e38, -1.5e38])}
+    outcomes, _ = exchange([make("bf16", {"w": (2,)}) for _ in range(4)], [gradients] * 4)
+    assert outcomes[0].mean[0].isfinite().all()

@@ -14,7 +14,7 @@ from lockstep import exchange
 from methods import SHAPES, draw, make, memory_of, plain, said
 from torch import Tensor
 
-from node_agent.compression import create
+from node_agent.compression import codec, create
 from node_agent.compression.base import Coded, Coder, GradientError, Layer, StepContext, alone
 from node_agent.compression.basis import Basis
 from node_agent.compression.compressor import Compressor
@@ -178,6 +178,15 @@ def test_what_is_said_outlives_the_gradient(method: type[Coder], factor: int) ->
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_gradients_may_be_every_other_entry(name: str) -> None:
+    whole = [torch.randn(2000), torch.randn(2000, 2)]
+    strided = [whole[0][::2], whole[1][:, :1]]
+    assert not any(g.is_contiguous() for g in strided)
+    copied = [g.contiguous() for g in strided]
+    assert bytes(create(name).encode(strided)) == bytes(create(name).encode(copied))
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", [(1, 2000), (2000, 1), (1, 1), (9, 9)])
 def test_zero_narrow_and_tiny_gradients(name: str, shape: tuple[int, ...]) -> None:
     for gradient in (torch.zeros(shape), torch.full(shape, 1e-45), torch.randn(shape)):
@@ -257,6 +266,31 @@ def test_what_accumulates_beyond_float32_is_cut_off_and_the_nodes_agree(name: st
                 assert not any(residual.isnan().any() for residual in memory.residual.values())
         for outcome in outcomes[1:]:
             assert all(torch.equal(mean, other) for mean, other in zip(outcome.mean, outcomes[0].mean, strict=True))
+
+
+def test_a_fault_is_told_beside_an_empty_tensor() -> None:
+    layers = [Layer("empty", (0,)), Layer("w", (100, 100))]
+    gradients = [{"empty": torch.zeros(0), "w": torch.full((100, 100), value)} for value in (1.0, torch.nan)]
+    nodes = [create("topk", layers, density=1.0) for _ in gradients]
+    with pytest.raises(GradientError, match=r"layer w: 10000 of 10000 .* \(rank 1\)"):
+        exchange(nodes, gradients)
+
+
+def test_a_fault_that_no_round_tells_is_not_kept_quiet() -> None:
+    rounds = create("none", [Layer("empty", (0,))]).rounds(["empty"], [torch.zeros(3)], StepContext(2, 0))
+    with pytest.raises(GradientError, match=r"layer empty: found a gradient of .* shape \(3,\)"):
+        next(rounds)
+
+
+def test_a_message_that_is_not_finite_is_traced_to_its_node() -> None:
+    layers = [Layer("w", (40, 50))]
+    one = next(create("topk", layers).rounds(["w"], [torch.randn(40, 50)], StepContext(2, 1)))
+    (lie,) = codec.unpack(one.data.clone(), 3, layers)
+    lie.octets.view(torch.uint8)[-4:] = torch.tensor([torch.nan]).view(torch.uint8)
+    rounds = create("topk", layers).rounds(["w"], [torch.randn(40, 50)], StepContext(2, 0))
+    mine = next(rounds).data
+    with pytest.raises(PayloadError, match="message of rank 1: payload: layer w: found values that are NaN"):
+        rounds.send([mine, codec.pack(3, [lie])])
 
 
 @pytest.mark.parametrize("gradient", [torch.zeros(30), torch.zeros(30, 40), torch.zeros(40, 30, dtype=torch.float64)])

@@ -375,3 +375,12 @@ def counts_of(compressor: Compressor, step: int) -> int:
 def test_settings_know_the_indicators() -> None:
     assert set(NSISettings.WINDOWS) == set(WINDOWS)
     assert get_args(NSISettings.model_fields["kind"].annotation) == tuple(KINDS)
+
+
+@pytest.mark.parametrize("value", [0.1, 0.7, 1e-12, 3e12])
+@pytest.mark.parametrize("side", [2, 3, 7, 63])
+def test_tiles_of_equal_entries_have_no_deviation(side: int, value: float) -> None:
+    matrix = np.full((130, 131), value, np.float32)
+    for kind in ("tile_mean_std", "tile_absmean_std"):
+        found = scored(kind, matrix, side, (0.0, 1.0))
+        assert not found.scores.any()

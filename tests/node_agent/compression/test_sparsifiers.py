@@ -21,6 +21,7 @@ from node_agent.compression.compressor import Compressor
 from node_agent.compression.octets import PayloadError
 from node_agent.compression.selection import exceeding
 from node_agent.compression.settings import CATALOGUE
+from node_agent.compression.tiles import Tiling
 
 MINE = ["randomk", "threshold", "strom", "gaussiank", "dgc", "adacomp", "cltk", "arctopk"]
 ALIGNED = ["randomk", "cltk", "arctopk"]
@@ -118,6 +119,13 @@ def test_unbiased_randomk_is_right_in_the_mean() -> None:
     # The standard deviation of one entry's mean is |a| sqrt((d / K - 1) / draws).
     deviation = gradient.abs() * (4 / 800) ** 0.5
     assert torch.all((draws.mean(0) - gradient).abs() <= 5 * deviation + 1e-6)
+
+
+def test_unbiased_randomk_of_the_largest_gradients_stays_finite() -> None:
+    gradient = torch.tensor([[3e37, -3e38]]).repeat(30, 40)
+    said = own("randomk", gradient, density=0.01, unbiased=True, error_feedback=False)
+    largest = torch.finfo(torch.float32).max
+    assert said.unique().tolist() == [-largest, 0, largest]
 
 
 def test_unbiased_randomk_takes_no_error_feedback() -> None:
@@ -284,6 +292,22 @@ def test_cltk_traces_a_damaged_message_to_the_leader(change: str) -> None:
     damaged = {"cut": leaders[:-1], "longer": torch.cat([leaders, leaders[:1]]), "empty": empty}[change]
     with pytest.raises(PayloadError, match="message of rank 1: payload: "):
         rounds.send([empty, damaged, empty])
+
+
+@pytest.mark.parametrize(
+    "tiles",
+    [
+        Tiles(Tiling.of((40, 30), 3, "rows"), torch.arange(12)),
+        Tiles(Tiling.of((40, 30), 1, "rows"), torch.arange(12)),
+        Tiles(Tiling.of((40, 30)), torch.arange(13)),
+        Tiles(Tiling.of((40, 30)), torch.arange(0)),
+    ],
+)
+def test_cltk_refuses_a_choice_that_no_leader_makes(tiles: Tiles) -> None:
+    rounds = make("cltk", {"a": (40, 30)}, density=0.01).rounds(["a"], [torch.randn(40, 30)], StepContext(2, 1, rank=0))
+    empty = next(rounds).data
+    with pytest.raises(PayloadError, match=r"rank 1: payload: layer a: found [0-9]+ chosen .* expected 12 of"):
+        rounds.send([empty, torch.tensor(list(tiles.write()), dtype=torch.uint8)])
 
 
 def test_low_pass_residual_by_hand() -> None:

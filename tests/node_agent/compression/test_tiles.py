@@ -53,3 +53,10 @@ def test_blocks_are_rows_of_the_matrix(
     start = data.draw(st.integers(0, tiling.rows))
     stop = data.draw(st.integers(start, tiling.rows))
     assert torch.equal(tiling.block(layer, start, stop), matrix[start:stop])
+
+
+@given(tilings, st.data())
+def test_no_more_tiles_fit(tiling: Tiling, data: st.DataObject) -> None:
+    entries = data.draw(st.integers(0, tiling.entries))
+    held = tiling.sizes().sort().values.cumsum(0)
+    assert tiling.fitting(entries) == int((held <= entries).sum())

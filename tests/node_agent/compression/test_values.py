@@ -315,3 +315,22 @@ def test_a_count_that_the_bytes_cannot_hold_is_not_believed() -> None:
     for coding in CODINGS:
         with pytest.raises(PayloadError, match="found 1000 bytes of values"):
             coding.decode(torch.zeros(1000, dtype=torch.uint8), 2**40)  # more than there is memory for
+
+
+class EveryDither:
+    """Draws each of the 16-bit numbers once, then some for the norm."""
+
+    def integers(self, *_: object, **__: object) -> np.ndarray:
+        return np.arange(2**16 + 4).astype(np.uint16).view(np.uint64)
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-8, 2**-17, 0.3, 0.5, 0.7001, 1 - 2**-10])
+def test_stochastic_rounding_prefers_no_side(level: float) -> None:
+    coding, means = Levels(1, 0, "max", True), []
+    for value in (level, -level):
+        values = torch.tensor([value] * 2**16 + [1.0])
+        octets = coding.encode(values, EveryDither())  # type: ignore[arg-type]
+        decoded = coding.decode(octets, len(values))[:-1]
+        means.append(float(decoded.double().mean()))
+    assert means[0] == pytest.approx(level, abs=2**-15)
+    assert means[0] == pytest.approx(-means[1], abs=2**-24)
