@@ -95,7 +95,7 @@ def overlap(
     ring = place.ring(clock, rate=rate, delay=delay)
     compressor = create(settings, layers_of(model))
     links = [LinkSettings(source="a", target="b", rate=rate, delay=delay)] * NODES
-    limit = bucket or bucket_bytes(compressor, list(model.parameters()), payload_bytes(links))
+    limit = bucket or bucket_bytes(compressor, list(model.parameters()), payload_bytes(links), NODES)
     exchange = Exchange(model, compressor, ring, limit, clock)
 
     def alone() -> None:

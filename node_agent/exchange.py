@@ -45,10 +45,12 @@ def make_buckets(named: Sequence[tuple[str, nn.Parameter]], limit: int) -> list[
     return buckets
 
 
-def bucket_bytes(compressor: Compressor, parameters: Sequence[nn.Parameter], payload: int) -> int:
-    """Gradients of which the compressor makes about `payload` bytes."""
+def bucket_bytes(compressor: Compressor, parameters: Sequence[nn.Parameter], payload: int, nodes: int) -> int:
+    """Gradients of which the compressor makes about `payload` bytes, or the share of one node in them: an all-gather
+    takes N - 1 whole payloads past a link in as many delays as an all-reduce takes N-ths of one."""
     dense = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-    return payload * dense // compressor.expected_size(parameters)
+    share = payload if compressor.reduction == "aligned" else payload / nodes
+    return int(share * dense / compressor.expected_size(parameters))
 
 
 @dataclass

@@ -350,7 +350,7 @@ def make_exchange(job: Job, model: nn.Module, ring: Ring, clock: Clock) -> Excha
     """The exchange of a job's gradients, in buckets of the same layers on all nodes."""
     compressor = create(job.compressor, layers_of(model), seed=job.seed, automatic=job.density)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    limit = job.bucket_bytes or bucket_bytes(compressor, trained, job.payload_bytes)
+    limit = job.bucket_bytes or bucket_bytes(compressor, trained, job.payload_bytes, job.world_size)
     return Exchange(model, compressor, ring, limit, clock)
 
 

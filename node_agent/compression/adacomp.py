@@ -12,7 +12,7 @@ from node_agent.compression.base import Coded, Coder, Layer, Rounds, StepContext
 from node_agent.compression.feedback import ErrorFeedback
 from node_agent.compression.selection import CHUNK
 from node_agent.compression.settings import AdaCompSettings
-from node_agent.compression.sparse import entries, tiles_bound
+from node_agent.compression.sparse import SPARSE, entries, entries_expected, tiles_bound
 from node_agent.compression.tiles import Tiling
 from node_agent.compression.values import Signs
 
@@ -56,7 +56,7 @@ class AdaComp(ErrorFeedback):
         return tiles_bound(Tiling.of(layer.shape), layer.numel, Signs(-1, 1))
 
     def expected(self, layer: Layer, context: StepContext) -> int:
-        return self.bound(layer, context)
+        return entries_expected(layer, SPARSE, Signs(-1, 1))
 
 
 def select(accumulated: Tensor, newest: Tensor, length: int, soft: float) -> tuple[Tensor, float]:

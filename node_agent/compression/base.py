@@ -265,7 +265,8 @@ class Coder(Method):
     def say(self, layer: Layer, basis: Basis, values: Tensor, context: StepContext) -> Coded:
         """The layer's coordinates, coded; in their own memory where they are float32 and written as such."""
         coding = self.coding(layer, values, context)
-        octets = values.view(torch.uint8) if coding == Floats() else coding.encode(values, context.generator(layer))
+        generator = context.generator(layer) if coding.random else None
+        octets = values.view(torch.uint8) if coding == Floats() else coding.encode(values, generator)
         return Coded(layer, basis, coding, octets, self.reduction)
 
 

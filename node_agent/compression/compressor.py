@@ -136,7 +136,7 @@ class Compressor:
         return self._size(self._method_for(gradients).bound)
 
     def expected_size(self, gradients: Sequence[Tensor]) -> int:
-        """About as many bytes as a payload has after warm-up; where that depends on the gradients, a bound."""
+        """About as many bytes as a payload has after warm-up; where a threshold decides, as if little exceeded it."""
         return self._size(self._method_for(gradients).expected)
 
     def _size(self, of: Callable[[Layer, StepContext], int]) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from node_agent.compression.base import Layer, StepContext
 from node_agent.compression.basis import Basis
 from node_agent.compression.selection import CHUNK, exceeding, largest
-from node_agent.compression.sparse import Sparsifier, entries
+from node_agent.compression.sparse import EMPTY, Sparsifier, entries, entries_expected
 
 STEP = 1.012
 
@@ -42,6 +42,9 @@ class GaussianK(Sparsifier):
 
     def most(self, layer: Layer, context: StepContext) -> int:
         return layer.numel
+
+    def expected(self, layer: Layer, context: StepContext) -> int:
+        return entries_expected(layer, self.density(context), self.coding(layer, EMPTY, context))
 
 
 def normal_threshold(a: Tensor, density: float) -> float:

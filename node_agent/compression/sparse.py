@@ -55,6 +55,15 @@ def tiles_bound(tiling: Tiling, count: int, coding: Coding, entries: int | None 
     return len(tiling.write()) + SET_HEAD.size + indexed + len(coding.write()) + coding.size(entries)
 
 
+SPARSE = 0.01
+"""density that is expected where a threshold decides: it is chosen so that little exceeds it"""
+
+
+def entries_expected(layer: Layer, density: float, coding: Coding) -> int:
+    """Bytes of about so many of the layer's entries."""
+    return tiles_bound(Tiling.of(layer.shape), max(1, int(density * layer.numel)), coding)
+
+
 def entries(layer: Layer, chosen: Tensor) -> Tiles:
     """The basis of these entries, ascending positions in the flattened layer."""
     return Tiles(Tiling.of(layer.shape), chosen)

@@ -8,7 +8,7 @@ from node_agent.compression.base import Coder, Layer, StepContext
 from node_agent.compression.basis import Basis
 from node_agent.compression.selection import exceeding
 from node_agent.compression.settings import StromSettings
-from node_agent.compression.sparse import EMPTY, entries, tiles_bound
+from node_agent.compression.sparse import EMPTY, SPARSE, entries, entries_expected, tiles_bound
 from node_agent.compression.tiles import Tiling
 from node_agent.compression.values import Coding, Signs
 
@@ -32,3 +32,6 @@ class Strom(Coder):
 
     def bound(self, layer: Layer, context: StepContext) -> int:
         return tiles_bound(Tiling.of(layer.shape), layer.numel, self.coding(layer, EMPTY, context))
+
+    def expected(self, layer: Layer, context: StepContext) -> int:
+        return entries_expected(layer, SPARSE, self.coding(layer, EMPTY, context))

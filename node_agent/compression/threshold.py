@@ -8,7 +8,7 @@ from node_agent.compression.base import Layer, StepContext
 from node_agent.compression.basis import Basis
 from node_agent.compression.selection import exceeding
 from node_agent.compression.settings import ThresholdSettings
-from node_agent.compression.sparse import Sparsifier, entries
+from node_agent.compression.sparse import EMPTY, SPARSE, Sparsifier, entries, entries_expected
 
 
 class Threshold(Sparsifier):
@@ -21,3 +21,6 @@ class Threshold(Sparsifier):
 
     def most(self, layer: Layer, context: StepContext) -> int:
         return layer.numel
+
+    def expected(self, layer: Layer, context: StepContext) -> int:
+        return entries_expected(layer, SPARSE, self.coding(layer, EMPTY, context))

@@ -32,6 +32,11 @@ class Coding(ABC):
     wire: ClassVar[int]
     """What tells the codings apart in their descriptions."""
 
+    @property
+    def random(self) -> bool:
+        """Whether encoding needs a generator."""
+        return False
+
     @abstractmethod
     def size(self, count: int) -> int:
         """Bytes of so many values."""
@@ -202,6 +207,10 @@ class Levels(Coding):
     @property
     def base(self) -> int:
         return 3 if self.levels == 1 else 16 if self.levels <= 7 else 256
+
+    @property
+    def random(self) -> bool:
+        return self.stochastic
 
     def buckets(self, count: int) -> int:
         return -(-count // (self.bucket or max(count, 1)))

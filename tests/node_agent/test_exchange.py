@@ -92,12 +92,19 @@ def test_buckets_hold_every_parameter_once_last_first_and_no_more_than_fills_the
 def test_buckets_are_of_such_gradients_as_make_the_payload() -> None:
     layers = [nn.Parameter(torch.zeros(100, 100)) for _ in range(20)]
     shapes = [Layer(str(i), (100, 100)) for i in range(20)]
-    dense = bucket_bytes(create("none", shapes), layers, 50_000)
+    dense = bucket_bytes(create("none", shapes), layers, 50_000, 4)
     assert 49_000 < dense <= 50_000  # but for some bytes a layer that describe it
-    assert bucket_bytes(create("fp16", shapes), layers, 50_000) == pytest.approx(2 * dense, rel=0.01)
+    assert bucket_bytes(create("fp16", shapes), layers, 50_000, 4) == pytest.approx(2 * dense, rel=0.01)
     # after warm-up 100 of 10,000 entries of a layer, 4 bytes each and at most as much for where they are
-    sparse = bucket_bytes(create("topk", shapes, density=0.01, warmup_steps=9), layers, 50_000)
+    sparse = bucket_bytes(create("topk", shapes, density=0.01, warmup_steps=9), layers, 4 * 50_000, 4)
     assert 50 * dense * 0.9 < sparse < 100 * dense
+
+
+@pytest.mark.parametrize("name", ["threshold", "strom", "adacomp", "gaussiank"])
+def test_where_a_threshold_decides_gradients_are_taken_to_be_sparse(name: str) -> None:
+    layers = [nn.Parameter(torch.zeros(100, 100)) for _ in range(20)]
+    shapes = [Layer(str(i), (100, 100)) for i in range(20)]
+    assert bucket_bytes(create(name, shapes), layers, 50_000, 1) > 40 * 50_000
 
 
 def test_nsi_makes_about_the_payload_that_its_buckets_are_for() -> None:
@@ -106,7 +113,7 @@ def test_nsi_makes_about_the_payload_that_its_buckets_are_for() -> None:
     dense = 4 * sum(layer.numel for layer in shapes)
     for rule in ("uniform", "proportional", "global_threshold"):
         compressor = create("nsi", shapes, layer_rule=rule, warmup_steps=2)
-        gradients = bucket_bytes(compressor, layers, 20_000)
+        gradients = bucket_bytes(compressor, layers, 20_000, 1)
         for _ in range(4):
             payload = compressor.encode([layer.detach() for layer in layers])
         assert 0.9 * 20_000 < len(payload) * gradients / dense < 1.01 * 20_000
