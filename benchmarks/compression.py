@@ -25,8 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from node_agent.compression import create, indices
-from node_agent.compression.base import alone
+from node_agent.compression import codec, create, indices
 from node_agent.compression.compressor import Compressor
 from node_agent.compression.settings import CATALOGUE
 
@@ -111,8 +110,7 @@ def method(name: str, values: dict[str, Any], gradient: Tensor, repetitions: int
     grown = peak_growth(lambda: compressor.encode([gradient]))
     median = {what: statistics.median(values) for what, values in times.items() if values}
     # What the values take by themselves, and the cheapest way to say which of them they are.
-    coded, _ = alone(compressor._method.compress(["0"], [gradient], compressor._context()))  # type: ignore[union-attr]
-    (one,) = coded
+    (one,) = codec.unpack(payload.octets, compressor.settings.wire_id)
     values_bits = 8 * one.octets.numel()
     bits = 8 * len(payload)
     bound = values_bits + (

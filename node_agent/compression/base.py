@@ -122,16 +122,16 @@ class Coded:
     def values(self) -> int:
         return self.basis.size
 
-    def coordinates(self) -> Tensor:
-        """Decoded: 1-D, float32. May share the memory of the octets."""
+    def coordinates(self, room: Tensor | None = None) -> Tensor:
+        """Decoded: 1-D, float32. May share the memory of the octets; else in `room`, where that is long enough."""
         size = self.basis.size
         if self.coding == Floats() and self.octets.numel() == 4 * size and self.octets.storage_offset() % 4 == 0:
             return self.octets.view(torch.float32)
-        return self.coding.decode(self.octets, size)
+        return self.coding.decode(self.octets, size, None if room is None or len(room) < size else room[:size])
 
-    def add_to(self, into: Tensor, factor: float = 1.0) -> None:
+    def add_to(self, into: Tensor, factor: float = 1.0, room: Tensor | None = None) -> None:
         """Add what it stands for, times `factor`, to a contiguous float32 tensor shaped as the layer."""
-        self.basis.add(self.coordinates(), into, factor)
+        self.basis.add(self.coordinates(room), into, factor)
 
     def decoded(self) -> Tensor:
         tensor = torch.zeros(self.layer.shape)

@@ -41,9 +41,9 @@ LARGEST = 2**26
 class Received(Coded):
     """What a message says of a layer."""
 
-    def coordinates(self) -> Tensor:
+    def coordinates(self, room: Tensor | None = None) -> Tensor:
         """Raises PayloadError where the values are not finite, as no node's are."""
-        values = super().coordinates()
+        values = super().coordinates(room)
         # Levels and signs are finite once their norms and numbers are. The extremes are NaN where any value is.
         if isinstance(self.coding, Floats) and values.numel() and not all(map(isfinite, torch.aminmax(values))):
             raise PayloadError(f"payload: layer {self.layer.name}: found values that are NaN or infinite")

@@ -29,6 +29,7 @@ class ErrorFeedback(Wrapper):
     def __init__(self, method: Method) -> None:
         super().__init__(method)
         self.residual: dict[str, Tensor] = {}
+        self.room = torch.empty(0)
 
     def accumulate(self, name: str, gradient: Tensor, context: StepContext) -> Tensor:
         """The layer's residual, grown by this step's gradient."""
@@ -37,7 +38,9 @@ class ErrorFeedback(Wrapper):
         return self.residual[name].add_(gradient).clamp_(-LARGEST, LARGEST)
 
     def take_out(self, said: Coded) -> None:
-        said.add_to(self.residual[said.layer.name], -1)
+        if said.values > len(self.room):  # kept: new memory costs more than what is written to it
+            self.room = torch.empty(said.values)
+        said.add_to(self.residual[said.layer.name], -1, self.room)
 
     def compress(self, names: Sequence[str], gradients: Sequence[Tensor], context: StepContext) -> Rounds[list[Coded]]:
         accumulated = [self.accumulate(name, g, context) for name, g in zip(names, gradients, strict=True)]
