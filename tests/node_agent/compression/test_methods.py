@@ -360,6 +360,36 @@ def test_a_run_resumes_from_its_state(name: str) -> None:
         assert all(torch.equal(found[layer], expected[layer]) for layer in SHAPES)
 
 
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in NAMES),
+    ("signsgd", {"momentum": 0.9}),
+    ("qsgd", {"levels": 4, "bucket": 0, "error_feedback": True}),
+    ("terngrad", {"clip": None, "error_feedback": True}),
+    *(("powersgd", values) for values in ({"rank": 4}, {"warm_start": False}, {"error_feedback": False})),
+    ("dgc", {"nesterov": True, "clip": 1.0, "warmup_steps": 3}),
+    ("cltk", {"low_pass": 0.5, "values": "float16"}),
+    *(("gcc", {"mask": mask, "selector": "norm"}) for mask in ("leader", "local")),
+    *(("nsi", {"layer_rule": rule, "warmup_steps": 1}) for rule in ("relative_change", "global_threshold")),
+]
+
+
+@pytest.mark.parametrize(("name", "values"), VARIANTS)
+def test_nodes_agree_bit_for_bit_and_go_on_from_their_states(name: str, values: dict[str, Any]) -> None:
+    layers = [Layer("bias", (40,)), *(Layer(layer, shape) for layer, shape in SHAPES.items())]
+    shapes = {layer.name: layer.shape for layer in layers}
+    nodes = [create(name, layers, **values) for _ in range(3)]
+    for step in range(2):
+        exchange(nodes, [draw(10 * step + k, shapes) for k in range(3)], step)
+    others = [create(name, layers, **values) for _ in range(3)]
+    for node, other in zip(nodes, others, strict=True):
+        other.load_state_dict(node.state_dict())
+    for step in range(2, 4):
+        gradients = [draw(10 * step + k, shapes) for k in range(3)]
+        means = [outcome.mean for group in (nodes, others) for outcome in exchange(group, gradients, step)[0]]
+        for place in range(len(layers)):
+            assert all(torch.equal(mean[place], means[0][place]) for mean in means)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_alone_a_compressor_learns_its_layers_and_resumes(name: str) -> None:
     layers = [(40, 50), (7,), (16, 9, 3, 3)]

@@ -110,21 +110,6 @@ def test_the_mean_is_projected_not_each_node() -> None:
     torch.testing.assert_close(outcomes[0].mean[0], base, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("values", [{}, {"rank": 4}, {"warm_start": False}, {"error_feedback": False}])
-def test_nodes_agree_bit_for_bit_and_go_on_from_their_state(values: dict[str, Any]) -> None:
-    nodes = [create("powersgd", LAYERS, **values) for _ in range(3)]
-    for step in range(2):
-        exchange(nodes, [draw(10 * step + k) for k in range(3)], step)
-    others = [create("powersgd", LAYERS, **values) for _ in range(3)]
-    for node, other in zip(nodes, others, strict=True):
-        other.load_state_dict(node.state_dict())
-    for step in range(2, 4):
-        gradients = [draw(10 * step + k) for k in range(3)]
-        means = [outcome.mean for each in (nodes, others) for outcome in exchange(each, gradients, step)[0]]
-        for place in range(len(LAYERS)):
-            assert all(torch.equal(mean[place], means[0][place]) for mean in means)
-
-
 def test_layers_may_be_exchanged_in_any_grouping() -> None:
     together, apart = (create("powersgd", LAYERS) for _ in range(2))
     for step in range(3):

@@ -19,12 +19,6 @@ from node_agent.compression.settings import CATALOGUE
 from node_agent.compression.values import Levels, Signs
 
 QUANTISERS = ["signsgd", "efsignsgd", "onebit", "qsgd", "terngrad"]
-VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in QUANTISERS),
-    ("signsgd", {"momentum": 0.9}),
-    ("qsgd", {"levels": 4, "bucket": 0, "error_feedback": True}),
-    ("terngrad", {"clip": None, "error_feedback": True}),
-]
 LAYERS = [Layer("w", (40, 37)), Layer("kernel", (16, 8, 3, 3)), Layer("bias", (40,))]
 LARGEST = float(np.finfo(np.float32).max)
 GRADIENTS = st.lists(
@@ -158,21 +152,6 @@ def test_every_tensor_of_a_model_votes() -> None:
     # Beside signs of magnitude 1, means of small tensors would hardly count.
     outcomes, _ = exchange([create("signsgd", LAYERS)], [draw(0)])
     assert all(torch.equal(mean.abs(), torch.ones_like(mean)) for mean in outcomes[0].mean)
-
-
-@pytest.mark.parametrize(("name", "values"), VARIANTS)
-def test_nodes_agree_bit_for_bit_and_go_on_from_their_state(name: str, values: dict[str, Any]) -> None:
-    nodes = [create(name, LAYERS, **values) for _ in range(3)]
-    for step in range(2):
-        exchange(nodes, [draw(10 * step + k) for k in range(3)], step)
-    others = [create(name, LAYERS, **values) for _ in range(3)]
-    for node, other in zip(nodes, others, strict=True):
-        other.load_state_dict(node.state_dict())
-    for step in range(2, 4):
-        gradients = [draw(10 * step + k) for k in range(3)]
-        means = [outcome.mean for group in (nodes, others) for outcome in exchange(group, gradients, step)[0]]
-        for place in range(len(LAYERS)):
-            assert all(torch.equal(mean[place], means[0][place]) for mean in means)
 
 
 @pytest.mark.parametrize("name", ["efsignsgd", "onebit", "qsgd", "terngrad"])
