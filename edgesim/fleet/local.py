@@ -29,7 +29,7 @@ from node_agent.events import Event, Fault, Finished, Paused
 from node_agent.job import Job
 
 SHARED = ("node_agent.worker", "torch._dynamo")
-"""modules that the server loads for all nodes; the second is what making an optimiser imports, 1.5 s of CPU"""
+"""modules that the server loads for all nodes; the second is what making an optimiser imports"""
 
 LOG_TAIL = 12
 """lines of a failed node's log that its error shows"""

@@ -30,7 +30,7 @@ def fault_of(layer: Layer, gradient: Tensor) -> str:
             f"layer {layer.name}: found a gradient of {gradient.dtype} and shape {tuple(gradient.shape)}, "
             f"expected torch.float32 and {layer.shape}"
         )
-    # The extremes are NaN where any entry is; they cost a twentieth of isfinite().all().
+    # The extremes are NaN where any entry is, and cost far less than isfinite().all().
     if gradient.numel() and not all(isfinite(extreme) for extreme in torch.aminmax(gradient)):
         wrong = int((~gradient.isfinite()).sum())
         return f"layer {layer.name}: {wrong} of {gradient.numel()} gradient entries are NaN or infinite"

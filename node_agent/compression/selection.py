@@ -18,9 +18,9 @@ def largest(scores: Tensor, count: int, magnitude: bool = False) -> Tensor:
     """Indices, ascending, of the `count` largest of a 1-D tensor without NaN, or of largest magnitude; of equal ones
     those of lower index.
 
-    On the CPU, a threshold from a strided sample leaves few candidates for an exact partition: a tenth of torch.topk's
-    time. On an accelerator torch.topk, whose result has a size known beforehand, does not wait for the host; it takes
-    any of equal ones.
+    On the CPU, a threshold from a strided sample leaves few candidates for an exact partition: a fraction of
+    torch.topk's time. On an accelerator torch.topk, whose result has a size known beforehand, does not wait for the
+    host; it takes any of equal ones.
     """
     if count >= scores.numel():
         return torch.arange(scores.numel(), device=scores.device)
