@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
+import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -17,6 +20,9 @@ from node_agent.plain import described, plain
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
+PR_SET_PDEATHSIG = 1
+"""of prctl(2)"""
+
 
 def main() -> None:
     """Entry point of the `node-agent` command."""
@@ -26,13 +32,16 @@ def main() -> None:
         "run", help="do one job: the events go to standard output, a line of JSON each; exits 1 if it failed"
     )
     run.add_argument("job", type=Path, help="the job as JSON; `node-agent schema` tells its form")
+    run.add_argument("--events", type=int, metavar="FD", help="descriptor for the events instead, with their arrays")
+    run.add_argument("--listen", type=int, metavar="FD", help="descriptor of the socket at which the nodes meet")
+    run.add_argument("--lifeline", type=int, metavar="FD", help="descriptor: once its other end is gone, this ends")
     verbs.add_parser("schema", help="print the JSON schema of a job")
     arguments = parser.parse_args()
     if arguments.verb == "schema":
         print(json.dumps(Job.model_json_schema(), indent=2))
         return
     try:
-        code = _run(arguments.job)
+        code = _run(arguments.job, arguments.events, arguments.listen, arguments.lifeline)
     except KeyboardInterrupt:
         code = INTERRUPTED
     # Receives may still be posted for messages that will never come: there is nothing to tear down in an orderly way.
@@ -41,7 +50,9 @@ def main() -> None:
     os._exit(code)
 
 
-def _run(path: Path) -> int:
+def _run(path: Path, events: int | None, listener: int | None, lifeline: int | None) -> int:
+    if lifeline is not None:
+        _live_as_long_as(lifeline)
     try:
         job = Job.model_validate_json(path.read_bytes())
     except OSError as error:
@@ -50,19 +61,45 @@ def _run(path: Path) -> int:
         first = error.errors()[0]
         return _refuse(f"{path}: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}")
 
-    from node_agent import worker
+    from node_agent import wire, worker
 
-    printing = threading.Lock()
+    telling = threading.Lock()
     failed = False
 
     def emit(event: Event) -> None:
         nonlocal failed
         failed = failed or isinstance(event, Fault)
-        with printing:
-            print(json.dumps(plain(described(event)), allow_nan=False), flush=True)
+        with telling:
+            if events is None:
+                print(json.dumps(plain(described(event)), allow_nan=False), flush=True)
+            else:
+                _write(events, wire.encode(event))
+                if isinstance(event, Fault):
+                    with suppress(OSError):  # whoever reads the log may be gone; the event has been told
+                        print(event.traceback or event.error, file=sys.stderr, flush=True)
 
-    worker.run(job, emit)
+    worker.run(job, emit, listener)
     return FAILED if failed else 0
+
+
+def _write(descriptor: int, octets: bytes) -> None:
+    left = memoryview(octets)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def _live_as_long_as(lifeline: int) -> None:
+    """End with the process that started this one, also where that was killed, or where this one is stopped: to the
+    kernel it is the thread that started this one, which therefore has to live as long."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        with suppress(OSError):
+            while os.read(lifeline, 1):
+                pass
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
 
 
 def _refuse(message: str) -> int:

@@ -143,6 +143,21 @@ class ClockSet:
 
 
 @dataclass(frozen=True)
+class ClockOffset:
+    """How the monotonic clock of the next node's host differs from this one's, to be told apart in their traces."""
+
+    rank: int
+    node: str
+    neighbour: str
+    time_s: float
+    """the run's clock when they were compared"""
+    offset_s: float
+    """the neighbour's minus this node's; 0 where they share a host"""
+    round_trip_s: float
+    """of the message that told: twice as much as the offset may be wrong by"""
+
+
+@dataclass(frozen=True)
 class Waiting:
     """A message met a closed link and waits for contact; told once a closure."""
 
@@ -234,5 +249,5 @@ class Finished:
     """number of trained values"""
 
 
-Event = Union[Probed, Started, ClockSet, Waiting, Paused, Step, Telemetry, Observation, Fault, Finished]  # noqa: UP007
+Event = Union[Probed, Started, ClockSet, ClockOffset, Waiting, Paused, Step, Telemetry, Observation, Fault, Finished]  # noqa: UP007
 Emit = Callable[[Event], None]

@@ -13,6 +13,9 @@ FRAME = 1024 * 1024
 """bytes of payload in the largest message; longer ones are cut, so that a relaying node can pass on their beginning
 while their end is still on the way"""
 
+FILE_NAME = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
+"""of files that a job brings with it"""
+
 
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -128,11 +131,21 @@ class SceneSettings(Settings):
     mask: str | None = Field(default=None, description="variable (or file, for ENVI) that holds the mask")
 
 
+class ShardSettings(Settings):
+    """A node's own strip of a scene, in a file of its working directory; see `node_agent.workloads.shard`."""
+
+    kind: Literal["shard"] = "shard"
+    file: str = Field(pattern=FILE_NAME, description="its name, without any folder")
+    name: str = Field(max_length=256, description="of the scene")
+    describe: str = Field(max_length=1024, description="the scene in words")
+    shape: tuple[int, int, int] = Field(description="lines, samples, bands of the whole scene")
+
+
 class BackgroundSettings(Settings):
     """Background learning on one node's strip of a scene."""
 
     name: Literal["background"] = "background"
-    scene: SceneSettings
+    scene: SceneSettings | ShardSettings
     lines: tuple[int, int] = Field(description="this node's strip: first line, line after the last")
     target_spectrum: tuple[float, ...] = Field(description="the target prior d, raw units, one value a band")
     network: tuple[int, ...] = Field(

@@ -46,6 +46,8 @@ class OutgoingLink:
         self.model = model
         self.imposed = imposed
         self.sent = Sent()
+        self.offset = 0.0
+        """the neighbour's monotonic clock minus this node's, s: the headers' times are by the receiver's clock"""
         self._channel = channel
         self._pool = pool
         self._in_flight: deque[tuple[dist.Work, Frame]] = deque()
@@ -68,7 +70,9 @@ class OutgoingLink:
         ended, arrival = t.ended, t.arrival
         if isinstance(clock, WallClock):
             ended, arrival = clock.host(ended), clock.host(arrival)
-        frame.write_header(ended, arrival, t.back_to_back)
+            frame.write_header(ended + self.offset, arrival + self.offset, t.back_to_back)
+        else:
+            frame.write_header(ended, arrival, t.back_to_back)
         if self._line is not None:
             self._line.hold(frame, arrival)
         else:

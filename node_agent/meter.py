@@ -1,7 +1,7 @@
 """What a link gave its messages, as the node that receives them sees it.
 
 Delay: only of messages that this node was already waiting for; of others the arrival was not seen. It is counted from
-the end of the transmission as the sender states it, by the clock of the host that both share. Rate: of messages that
+the end of the transmission as the sender states it, by the receiver's clock. Rate: of messages that
 follow one another without a gap. Under the virtual clock both are computed, and equal the link's model.
 """
 

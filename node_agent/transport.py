@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import struct
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -26,7 +29,7 @@ _BACK_TO_BACK = 1
 
 class Header(NamedTuple):
     """What precedes each message's payload: its length, the length of the whole that it is a part of, and two times
-    (the run's under the virtual clock, the sending host's monotonic one under the wall clock)."""
+    (the run's under the virtual clock, the receiving host's monotonic one under the wall clock)."""
 
     length: int
     total: int
@@ -135,6 +138,20 @@ class Channel:
             raise ConnectionLost(f"link {self.name}: {reason}") from error
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Of a node with the next one, by messages there and back past the links."""
+
+    latency: float
+    """of a message over the bare transport, s"""
+    offset: float
+    """the neighbour's monotonic clock minus this node's, s: from the message that was fastest there and back, if that
+    took equally long both ways (RFC 5905, section 8); 0 on the same host, whose clock they share"""
+    round_trip: float
+    """of that message, s: twice as much as the offset may be wrong by"""
+    same_host: bool
+
+
 class Handshake:
     """A number to the next node and one from the previous, past the links and their shaping.
 
@@ -147,34 +164,63 @@ class Handshake:
     """messages there and back, and the pause (s) before each: the longer a host has been at rest, the later it answers
     (here 0.1 ms after 1 ms, 0.3 ms after 50 ms), and most messages of a run come after a pause"""
 
+    AGAIN = 4
+    """messages there and back when clocks are compared again"""
+
     def __init__(self, rank: int, size: int, to_next: Channel, from_previous: Channel) -> None:
         """Raises LinkError if a neighbour does not answer."""
+        self._rank = rank
         self._size = size
         self._next = to_next
         self._previous = from_previous
+        self._host = _host()
         self._round(0.0)
+        self.next: Comparison
+        """with the next node"""
         if rank != 0:
-            self._answer()
-        self.latency = self._ping()
-        """What a message takes to the next node over the bare transport, s: the least that was seen, as whatever a
-        busy host adds is no property of the transport."""
+            self._same_before = self._answer(self.PINGS)
+        self.next = self._ping(self.PINGS, self.PAUSE)
         if rank == 0:
-            self._answer()
+            self._same_before = self._answer(self.PINGS)
 
-    def _ping(self) -> float:
-        times = []
-        for _ in range(self.PINGS):
-            time.sleep(self.PAUSE)
+    @property
+    def latency(self) -> float:
+        """What a message takes to the next node over the bare transport, s: the least that was seen at the beginning,
+        as whatever a busy host adds is no property of the transport."""
+        return self.next.latency
+
+    def compare_clocks(self) -> None:
+        """Measure once more how the clocks of neighbours on different hosts differ, as they drift apart. All nodes have
+        to call it, while nothing is under way on the links."""
+        if self._rank != 0 and not self._same_before:
+            self._answer(self.AGAIN)
+        if not self.next.same_host:
+            latest = self._ping(self.AGAIN, 0.0)
+            self.next = replace(self.next, offset=latest.offset, round_trip=latest.round_trip)
+        if self._rank == 0 and not self._same_before:
+            self._answer(self.AGAIN)
+
+    def _ping(self, number: int, pause: float) -> Comparison:
+        seen = []
+        for _ in range(number):
+            time.sleep(pause)
             began = time.monotonic()
-            self._next.finish(self._next.send(_number()))
-            self._next.finish(self._next.receive(_number()))
-            times.append((time.monotonic() - began) / 2)
-        return min(times)
+            self._next.finish(self._next.send(_pair(self._host, began)))
+            answer = _pair()
+            self._next.finish(self._next.receive(answer))
+            ended = time.monotonic()
+            seen.append((ended - began, float(answer[1]) - (began + ended) / 2))
+        round_trip, offset = min(seen)
+        same = float(answer[0]) == self._host
+        return Comparison(round_trip / 2, 0.0 if same else offset, round_trip, same)
 
-    def _answer(self) -> None:
-        for _ in range(self.PINGS):
-            self._previous.finish(self._previous.receive(_number()))
-            self._previous.finish(self._previous.send(_number()))
+    def _answer(self, number: int) -> bool:
+        """Whether who asks is on the same host."""
+        for _ in range(number):
+            asked = _pair()
+            self._previous.finish(self._previous.receive(asked))
+            self._previous.finish(self._previous.send(_pair(self._host, time.monotonic())))
+        return float(asked[0]) == self._host
 
     def meet(self, moment: float = 0.0) -> float:
         """Return when every node of the ring has called this, at nearly the same time: the latest of their moments."""
@@ -199,3 +245,15 @@ def pass_on(number: float, to_next: Channel, from_previous: Channel) -> float:
 
 def _number(value: float = 0.0) -> Tensor:
     return torch.tensor([value], dtype=torch.float64)
+
+
+def _pair(first: float = 0.0, second: float = 0.0) -> Tensor:
+    return torch.tensor([first, second], dtype=torch.float64)
+
+
+def _host() -> float:
+    """A number that two processes share if they share a monotonic clock, and hardly any others do."""
+    facts = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    with suppress(OSError):  # kernels before 5.6 have one time for all
+        facts += os.readlink("/proc/self/ns/time").encode()
+    return float(int.from_bytes(hashlib.sha256(facts).digest()[:6], "big"))

@@ -9,6 +9,8 @@ import zlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -31,11 +33,14 @@ from node_agent.probe import ATTEMPTS, LinkDeviation, measure
 from node_agent.ring import Ring
 from node_agent.telemetry.device import carried
 from node_agent.telemetry.process import Telemetry
-from node_agent.transport import Channel, FramePool, Handshake, pass_on
+from node_agent.transport import Channel, Comparison, FramePool, Handshake, pass_on
 from node_agent.work import Work
 from node_agent.workloads.background import BackgroundError, BackgroundLearning
 from node_agent.workloads.base import Workload
 from node_agent.workloads.formats import SceneError
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 ASIDE, RING, BARE, PROBE = 0, 1, 2, 3
 """tags: what passes by the links, the messages of the ring, those of a bare one, and those that measure"""
@@ -54,13 +59,14 @@ FOR_PEOPLE = (LinkError, SceneError, BackgroundError, GradientError)
 """errors whose message says all that there is to say"""
 
 
-def run(job: Job, emit: Emit) -> None:
-    """Do the job, telling of it through `emit` (called from more than one thread).
+def run(job: Job, emit: Emit, listener: int | None = None) -> None:
+    """Do the job, telling of it through `emit` (called from more than one thread). `listener`: descriptor of the socket
+    at which this node, the first one, lets the others meet; None: it opens one.
 
     Never raises: what goes wrong ends in a `Fault`.
     """
     try:
-        _do(job, emit)
+        _do(job, emit, listener)
     except Exception as error:  # the boundary of the process: whatever it was, the controller hears of it
         lost = isinstance(error, ConnectionLost)
         trace = "" if isinstance(error, FOR_PEOPLE) else traceback.format_exc()
@@ -73,12 +79,12 @@ def _one_line(error: BaseException) -> str:
     return first if first and isinstance(error, (*FOR_PEOPLE, OSError)) else f"{type(error).__name__}: {first}"
 
 
-def _do(job: Job, emit: Emit) -> None:
+def _do(job: Job, emit: Emit, listener: int | None) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     # Every buffer is written before it is read; filling it would take memory and time that no node needs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    data = _join(job)
+    data = join(job, listener)
     handshake = Handshake(job.rank, job.world_size, *channels(job, ASIDE)) if job.world_size > 1 else None
     if data is not None and job.world_size > 1:
         pass_on(0.0, *channels(job, RING, data))
@@ -114,7 +120,7 @@ def _train(
         assert job.outgoing is not None
         emit(events.Waiting(job.rank, job.node, job.outgoing.name, since, until))
 
-    ring = make_ring(job, clock, handshake.latency if handshake else 0.0, closed, group)
+    ring = make_ring(job, clock, handshake.next if handshake else None, closed, group)
 
     def paused(seconds: float) -> None:
         emit(events.Paused(job.rank, job.node, seconds))
@@ -136,7 +142,7 @@ def _prepare_and_train(
     dense = sum(ring.all_reduce_bytes(sum(p.numel() for p in bucket.parameters)) for bucket in exchange.buckets)
     emit(events.Started(job.rank, job.node, os.getpid(), facts, prepared, clock.now(), dense, link))
 
-    observer = Observer(job, workload, clock, handshake, emit)
+    observer = Observer(job, workload, ring, clock, handshake, emit)
     observer.observe(0)
     tell_clock(job, clock, emit)
     with Telemetry(job, emit):
@@ -158,6 +164,7 @@ def probe_links(
     model = LinkModel(link, np.random.default_rng([job.seed, 0x9B0, job.rank]))
     clock = WallClock()
     outgoing = OutgoingLink(model, to_next, pool, clock, handshake.latency, imposed=job.imposed == "node")
+    outgoing.offset = handshake.next.offset
     incoming = make_incoming(job, from_previous, pool)
     asked = at_rest(job.incoming if job.imposed == "node" else framed(job.incoming))
     # Where packets are lost beneath TCP, it slows down and waits: what messages find then is no property of the link.
@@ -277,23 +284,53 @@ def tell_clock(job: Job, clock: Clock, emit: Emit) -> None:
         emit(events.ClockSet(job.rank, job.node, clock.origin))
 
 
-def _join(job: Job) -> dist.ProcessGroup | None:
+def join(job: Job, listener: int | None = None) -> dist.ProcessGroup | None:
     """Join the process group. Only neighbours will connect, and only through the job's interfaces.
 
-    Returns the group whose messages go over the links, where that is not the default one.
+    Returns the group whose messages go over the links, where that is not the default one. Raises ConnectionLost where
+    the place at which the nodes meet is not reached.
     """
     os.environ["TORCH_GLOO_LAZY_INIT"] = "1"
     timeout = timedelta(seconds=job.timeout)
     # Gloo looks for its interface whenever a group is made.
     os.environ["GLOO_SOCKET_IFNAME"] = job.aside or job.interface
     dist.init_process_group(
-        "gloo", init_method=job.rendezvous, rank=job.rank, world_size=job.world_size, timeout=timeout
+        "gloo", store=meeting(job, listener), rank=job.rank, world_size=job.world_size, timeout=timeout
     )
     if job.aside is None:
         return None
     os.environ["GLOO_SOCKET_IFNAME"] = job.interface
     group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timeout)
     return group
+
+
+def meeting(job: Job, listener: int | None = None) -> Store:
+    """The store in which the nodes of this run, and no other one's, find each other's addresses. On hosts of their own
+    they meet at rank 0, which holds it.
+
+    Raises ConnectionLost where it is not reached.
+    """
+    from torch._C._distributed_c10d import FileStore, PrefixStore, TCPStore  # not part of every build of torch
+
+    place = urlsplit(job.rendezvous)
+    first = job.rank == 0
+    store: Store
+    try:
+        if place.scheme == "file":
+            store = FileStore(place.path, job.world_size)
+        else:
+            store = TCPStore(
+                place.hostname or "",
+                place.port or 0,
+                is_master=first,
+                timeout=timedelta(seconds=job.timeout),
+                wait_for_workers=False,
+                master_listen_fd=listener if first else None,
+            )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConnectionLost(f"rendezvous {job.rendezvous}: {reason}") from error
+    return PrefixStore(job.run, store)
 
 
 def channels(job: Job, tag: int, group: dist.ProcessGroup | None = None) -> tuple[Channel, Channel]:
@@ -330,17 +367,20 @@ def make_incoming(job: Job, channel: Channel, pool: FramePool) -> IncomingLink:
 def make_ring(
     job: Job,
     clock: Clock,
-    latency: float = 0.0,
+    neighbour: Comparison | None = None,
     closed: Callable[[float, float], None] | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Ring:
-    """The ring of a job's links, over a process group that this process has joined; it has shaken hands."""
+    """The ring of a job's links, over a process group that this process has joined; it has shaken hands, and knows how
+    it and its next neighbour compare."""
     model = link_model(job)
     if model is None:
         return Ring(job.rank, job.world_size, clock)
     to_next, from_previous = channels(job, RING, group)
     pool = FramePool(job.frame)
+    latency = neighbour.latency if neighbour else 0.0
     outgoing = OutgoingLink(model, to_next, pool, clock, latency, closed, imposed=job.imposed == "node")
+    outgoing.offset = neighbour.offset if neighbour else 0.0
     incoming = make_incoming(job, from_previous, pool)
     bare = channels(job, BARE, group) if job.bare else None
     return Ring(job.rank, job.world_size, clock, outgoing, incoming, pool, bare)
@@ -368,12 +408,16 @@ class Observer:
     """Looks at the model from outside the run: its time does not count and nothing crosses the links. The nodes have
     come to a `barrier` before: a clock that stands while messages are under way would make their links seem slow."""
 
-    def __init__(self, job: Job, workload: Workload, clock: Clock, handshake: Handshake | None, emit: Emit) -> None:
+    def __init__(
+        self, job: Job, workload: Workload, ring: Ring, clock: Clock, handshake: Handshake | None, emit: Emit
+    ) -> None:
         self._job = job
         self._workload = workload
+        self._ring = ring
         self._clock = clock
         self._handshake = handshake
         self._emit = emit
+        self._told: float | None = None
 
     def due(self, step: int) -> bool:
         every = self._job.evaluate_every
@@ -385,7 +429,21 @@ class Observer:
             arrays = self._workload.observe()
             self._emit(events.Observation(job.rank, job.node, step, time_s, arrays))
             if self._handshake:
+                self._compare_clocks(self._handshake)
                 self._handshake.meet()
+
+    def _compare_clocks(self, handshake: Handshake) -> None:
+        handshake.compare_clocks()
+        job, found = self._job, handshake.next
+        assert job.outgoing is not None
+        assert self._ring.outgoing is not None
+        self._ring.outgoing.offset = found.offset
+        if found.offset != self._told:
+            self._told = found.offset
+            moment = self._clock.now()
+            self._emit(
+                events.ClockOffset(job.rank, job.node, job.outgoing.target, moment, found.offset, found.round_trip)
+            )
 
 
 def fingerprint(model: nn.Module) -> int:

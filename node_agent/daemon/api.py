@@ -1,8 +1,9 @@
 """What a controller and a board's daemon say to each other: the bodies of the HTTPS API. Free of torch and numpy.
 
-A job's way: a claim reserves the board (`staging`); its files are uploaded (`ready` once all are whole); a task starts it
-(`running`); its events are read as they come; it ends `finished` or `failed`, and stays readable until it is forgotten or
-the next claim replaces it. A controller that says nothing for longer than its lease loses the board at any point.
+A job's way: a claim reserves the board (`staging`); its files are uploaded (`ready` once all are whole); a task starts
+it (`running`); its events are read as they come; it ends `finished` or `failed`, and stays readable until it is
+forgotten or the next claim replaces it. A controller that says nothing for longer than its lease loses the board at any
+point.
 """
 
 from __future__ import annotations
@@ -11,12 +12,11 @@ from typing import Annotated, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from node_agent.job import Job
+from node_agent.job import FILE_NAME, Job
 
 VERSION = 1
 """of the API; the first part of every path"""
 
-FILE_NAME = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:+-]{0,127}$"
 SHA256 = r"^[0-9a-f]{64}$"
 

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from node_agent.collectives import Collectives
-from node_agent.job import BackgroundSettings
+from node_agent.job import BackgroundSettings, ShardSettings
 from node_agent.workloads.base import Workload
 from node_agent.workloads.cleaning import BandStatistics, band_statistics, clean
 from node_agent.workloads.detection import cem_filter, clean_prior, spectral_angle
 from node_agent.workloads.scenes import open_scene
+from node_agent.workloads.shard import open_shard
 
 SUPPRESSED = 20
 """reconstructions in a batch, those most similar to the target, that the target-suppression term pushes away"""
@@ -76,7 +77,8 @@ class BackgroundLearning(Workload):
         network has no layer, or the strip holds no background.
         """
         settings = self.settings
-        scene = open_scene(settings.scene)
+        chosen = settings.scene
+        scene = open_shard(chosen, settings.lines) if isinstance(chosen, ShardSettings) else open_scene(chosen)
         target = np.asarray(settings.target_spectrum, np.float64)
         if target.size != scene.shape[2] or not np.isfinite(target).all():
             raise BackgroundError(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +17,13 @@ import torch
 
 from node_agent.clock import VirtualClock
 from node_agent.compression.settings import GCCSettings, NoneSettings
+from node_agent.events import ClockOffset, Finished, Step
 from node_agent.job import BackgroundSettings, Job, LinkSettings, SceneSettings
 from node_agent.ring import Ring
+from node_agent.wire import decode
 from node_agent.workloads.background import BackgroundLearning
 from node_agent.workloads.scenes import open_scene, target_prior
+from node_agent.workloads.shard import write_shard
 
 AGENT = [sys.executable, "-c", "from node_agent.cli import main; main()"]
 
@@ -68,6 +74,65 @@ def test_jobs_started_by_hand_find_one_another_and_agree(scene: Path, tmp_path: 
         finished.append(events[-1])
     assert finished[0]["event"] == finished[1]["event"] == "finished"
     assert finished[0]["params_sha256"] == finished[1]["params_sha256"]
+
+
+def test_nodes_on_hosts_of_their_own_meet_at_the_first_ones_socket(scene: Path, tmp_path: Path) -> None:
+    """As boards do: strips of the scene in files, events over descriptors, and clocks that have nothing in common."""
+    shift = 1234
+    elsewhere = ["unshare", "--time", "--monotonic", str(shift)]
+    if subprocess.run([*elsewhere, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no time namespaces for this user")
+    by_hand = jobs(scene, tmp_path, 2)
+    listener = socket.create_server(("127.0.0.1", 0))
+    whole = open_scene(SceneSettings(path=str(scene)))
+    alive, lifeline = os.pipe()
+    nodes = []
+    for job in by_hand:
+        folder = tmp_path / job.node
+        folder.mkdir()
+        shard = write_shard(whole, job.workload.lines, folder / "shard.npy")
+        workload = job.workload.model_copy(update={"scene": shard})
+        meeting = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        job = job.model_copy(update={"workload": workload, "rendezvous": meeting, "clock": "wall"})
+        (folder / "job.json").write_text(job.model_dump_json())
+        reading, writing = os.pipe()
+        passed = {"--events": writing, "--lifeline": alive}
+        passed |= {"--listen": listener.fileno()} if job.rank == 0 else {}
+        options = [str(word) for option in passed.items() for word in option]
+        command = [sys.executable, "-m", "node_agent", "run", "job.json", *options]
+        process = subprocess.Popen(
+            [*elsewhere, *command] if job.rank else command, cwd=folder, pass_fds=passed.values()
+        )
+        os.close(writing)
+        nodes.append((process, reading))
+    os.close(alive)
+    listener.close()
+    told = []
+    for process, reading in nodes:
+        with open(reading, "rb") as lines:
+            told.append([decode(line) for line in lines])
+        assert process.wait(60) == 0
+    os.close(lifeline)
+    finished = [those[-1] for those in told]
+    assert all(isinstance(event, Finished) for event in finished)
+    assert finished[0].params_sha256 == finished[1].params_sha256
+    offsets = [[event.offset_s for event in those if isinstance(event, ClockOffset)] for those in told]
+    assert offsets[0] == pytest.approx([shift] * len(offsets[0]), abs=0.01)
+    assert offsets[1] == pytest.approx([-shift] * len(offsets[1]), abs=0.01)
+    assert offsets[0]
+    delays = [event.received.delay_s for those in told for event in those if isinstance(event, Step)]
+    assert 0.0 < np.median([delay for delay in delays if delay is not None]) < 0.05  # 1 ms was asked for
+
+
+def test_a_node_ends_with_its_lifeline(scene: Path, tmp_path: Path) -> None:
+    job = jobs(scene, tmp_path, 2)[0]  # whose neighbour never comes
+    (tmp_path / "job.json").write_text(job.model_dump_json())
+    alive, lifeline = os.pipe()
+    command = [sys.executable, "-m", "node_agent", "run", str(tmp_path / "job.json"), "--lifeline", str(alive)]
+    process = subprocess.Popen(command, pass_fds=[alive])
+    os.close(alive)
+    os.close(lifeline)
+    assert process.wait(30) == -signal.SIGKILL
 
 
 def test_one_node_alone_trains_as_adam_does(scene: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from node_agent.compression import CompressorSettings, configure, create
 from node_agent.compression.settings import AutomaticDensity
 from node_agent.exchange import layers_of
 from node_agent.job import Job, LinkSettings
+from node_agent.ring import Ring
 from node_agent.worker import Observer, digest, fingerprint, link_model, make_optimiser
 
 
@@ -58,7 +59,7 @@ def test_observing_takes_no_time_of_the_run() -> None:
     class OneJob:
         rank, node, steps, evaluate_every = 0, "a", 10, 4
 
-    observer = Observer(OneJob(), Watched(), clock, None, lambda event: seen.append(event.step))  # type: ignore[arg-type, union-attr]
+    observer = Observer(OneJob(), Watched(), Ring(0, 1, clock), clock, None, lambda event: seen.append(event.step))  # type: ignore[arg-type, union-attr]
     observer.observe(4, 1.0)
     assert seen == [True, 4]
     assert [step for step in range(1, 11) if observer.due(step)] == [4, 8, 10]
