@@ -1,0 +1,222 @@
+"""How a board that belongs to no fleet yet becomes a member: the board's side.
+
+    POST /v1/enrolment  {secret}                            -> {csr, time_s}
+    PUT  /v1/enrolment  {secret, certificate, ca, revoked}  -> 204
+
+Nothing else is offered until then, over TLS with a bootstrap certificate that the token pins. Who has no good token
+learns nothing: every refusal looks the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+from asyncio import TimerHandle, Transport
+from collections.abc import Iterable
+from typing import TypeVar
+
+import uvicorn
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from node_agent.security.errors import IdentityError
+from node_agent.security.identity import Identity
+from node_agent.security.tokens import TokenRefused, Tokens
+
+PATH = "/v1/enrolment"
+
+MOST_OCTETS = 64 * 1024
+"""of a body: a certificate and its authority's take 2 KiB, a revocation list 40 bytes an entry"""
+
+LONGEST_CONNECTION = 30.0
+"""s, from the handshake to the last answer"""
+
+MOST_CONNECTIONS = 16
+
+log = logging.getLogger(__name__)
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    secret: str = Field(max_length=256)
+
+
+class _Membership(_Body):
+    certificate: str = Field(max_length=16 * 1024)
+    ca: str = Field(max_length=16 * 1024)
+    revoked: str = Field(max_length=MOST_OCTETS)
+
+
+_B = TypeVar("_B", bound=_Body)
+
+
+class _Connection(H11Protocol):
+    """Of limited duration, whatever the other end does or does not do."""
+
+    _end: TimerHandle | None = None
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._end = asyncio.get_running_loop().call_later(LONGEST_CONNECTION, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._end is not None:
+            self._end.cancel()
+        super().connection_lost(exc)
+
+
+class _Refusal(Exception):
+    def __init__(self, code: int, error: str) -> None:
+        super().__init__(error)
+        self.code = code
+        self.error = error
+
+
+class Enrolment:
+    """The application; `done` is set when the board has become a member of a fleet.
+
+    Args:
+        name: of this board.
+        hosts: names and addresses that this board knows of itself.
+    """
+
+    def __init__(self, identity: Identity, tokens: Tokens, name: str, hosts: Iterable[str] = ()) -> None:
+        self._identity = identity
+        self._tokens = tokens
+        self._name = name
+        self._hosts = tuple(hosts)
+        self.done = asyncio.Event()
+
+    def app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route(PATH, self._ask, methods=["POST"]),
+                Route(PATH, self._join, methods=["PUT"]),
+                Route("/{path:path}", self._nothing, methods=["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]),
+            ],
+            exception_handlers={_Refusal: _refused},
+        )
+
+    async def _ask(self, request: Request) -> Response:
+        self._authorise(request, (await _body(request, _Body)).secret)
+        try:
+            csr = self._identity.request(self._name, self._hosts)
+        except IdentityError as error:
+            log.error("enrolment: %s", error)
+            raise _Refusal(500, str(error)) from error
+        return JSONResponse({"csr": csr.decode(), "time_s": time.time()})
+
+    async def _join(self, request: Request) -> Response:
+        body = await _body(request, _Membership)
+        self._authorise(request, body.secret)
+        try:
+            self._identity.accept(body.certificate.encode(), body.ca.encode(), body.revoked.encode())
+            self._tokens.use_up()
+        except IdentityError as error:
+            log.warning("enrolment by %s failed: %s", _who(request), error)
+            raise _Refusal(422, str(error)) from error
+        log.info("enrolled as %s by %s", self._identity.name, _who(request))
+        self.done.set()
+        return Response(status_code=204)
+
+    async def _nothing(self, request: Request) -> Response:
+        raise _Refusal(403, "refused")
+
+    def _authorise(self, request: Request, secret: str) -> None:
+        try:
+            self._tokens.check(secret)
+        except TokenRefused as refused:
+            log.warning("enrolment by %s refused: %s", _who(request), refused.reason or "a wrong token, or none is out")
+            raise _Refusal(403, str(refused)) from refused
+        except IdentityError as error:
+            log.error("enrolment: %s", error)
+            raise _Refusal(403, "refused") from error
+
+
+async def serve_enrolment(identity: Identity, name: str, hosts: Iterable[str], listening: socket.socket) -> bool:
+    """Offer enrolment, and nothing else, until the board has become a member or the server is asked to end.
+
+    Args:
+        identity: not enrolled yet.
+        name, hosts: of this board, for its certificate.
+        listening: bound; it stays open, so that the daemon goes on with it.
+
+    Returns:
+        whether the board is enrolled now.
+
+    Raises:
+        IdentityError: the bootstrap certificate cannot be made or read.
+    """
+    tokens = Tokens(identity.folder)
+    enrolment = Enrolment(identity, tokens, name, hosts)
+    config = uvicorn.Config(
+        enrolment.app(),
+        http=_Connection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=5,
+        h11_max_incomplete_event_size=8192,
+    )
+    config.load()
+    config.ssl = _bootstrap_context(tokens)
+    server = uvicorn.Server(config)
+
+    async def end_when_done() -> None:
+        await enrolment.done.wait()
+        server.should_exit = True
+
+    watching = asyncio.create_task(end_when_done())
+    try:
+        await server.serve(sockets=[listening.dup()])
+    finally:
+        watching.cancel()
+    return identity.enrolled
+
+
+def _bootstrap_context(tokens: Tokens) -> ssl.SSLContext:
+    tokens.make_bootstrap()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0
+    try:
+        context.load_cert_chain(tokens.bootstrap)
+    except (ssl.SSLError, OSError) as error:
+        raise IdentityError(f"{tokens.bootstrap}: cannot be used for TLS: {error}") from error
+    return context
+
+
+async def _body(request: Request, kind: type[_B]) -> _B:
+    """Read no more than is allowed; what is wrong with it is not said to who may be anybody."""
+    content = b""
+    try:
+        async for part in request.stream():
+            content += part
+            if len(content) > MOST_OCTETS:
+                raise _Refusal(413, "refused")
+        return kind.model_validate_json(content)
+    except (ValidationError, ClientDisconnect) as error:
+        raise _Refusal(403, "refused") from error
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, _Refusal)
+    # The rest of a body that is not read must not be taken for the next request.
+    return JSONResponse({"error": error.error, "status": None}, error.code, {"connection": "close"})
+
+
+def _who(request: Request) -> str:
+    return request.client.host if request.client else "somebody"
