@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
+from edgesim.fleet.verbs import fleet
 from edgesim.interruption import interruptible
+from edgesim.terminal import BAD_INPUT, FAILED, INTERRUPTED, Json
+from edgesim.terminal import as_wide_as_needed as _as_wide_as_needed
+from edgesim.terminal import console as _console
+from edgesim.terminal import fail as _fail
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,14 +45,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+app.add_typer(fleet)
 
 File = Annotated[Path, typer.Argument(help="topology file (YAML)", show_default=False)]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="change any field of the file, as in training.steps=100"),
 ]
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 def main() -> None:
@@ -541,25 +545,3 @@ def _list_figures(console: Console, folder: Path, drawn: list[Path]) -> None:
     for place, figures in groupby(drawn, key=lambda path: path.parent):
         names = ", ".join(path.name for path in figures)
         console.print(f"  {place}/: {names}", highlight=False, soft_wrap=True)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return _as_wide_as_needed(Console)
-
-
-C = TypeVar("C", bound="Console")
-
-
-def _as_wide_as_needed(kind: Callable[..., C], stderr: bool = False) -> C:
-    """Where the output is no terminal its width is unknown: wide enough that no table is cut."""
-    console = kind(stderr=stderr)
-    return console if console.is_terminal else kind(stderr=stderr, width=110)
-
-
-def _fail(message: str, code: int, details: str = "") -> NoReturn:
-    typer.echo(f"edgesim: {message}", err=True)
-    if details:
-        typer.echo(details, err=True)
-    raise typer.Exit(code)

@@ -1,4 +1,4 @@
-"""The `node-agent` command: does one node's job."""
+"""The `node-agent` command: does one node's job, and what a board's owner does on the board itself."""
 
 from __future__ import annotations
 
@@ -36,7 +36,15 @@ def main() -> None:
     run.add_argument("--listen", type=int, metavar="FD", help="descriptor of the socket at which the nodes meet")
     run.add_argument("--lifeline", type=int, metavar="FD", help="descriptor: once its other end is gone, this ends")
     verbs.add_parser("schema", help="print the JSON schema of a job")
+    for verb, does in (
+        ("token", "make and print a token with which a workstation enrols this board: once, within an hour"),
+        ("forget", "leave the fleet: remove this board's key and certificates"),
+    ):
+        own = verbs.add_parser(verb, help=does)
+        own.add_argument("--config", type=Path, metavar="FILE", help="of the daemon, as for serve")
     arguments = parser.parse_args()
+    if arguments.verb in ("token", "forget"):
+        sys.exit(_identity(arguments.verb, arguments.config))
     if arguments.verb == "schema":
         print(json.dumps(Job.model_json_schema(), indent=2))
         return
@@ -100,6 +108,17 @@ def _live_as_long_as(lifeline: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def _identity(verb: str, config: Path | None) -> int:
+    from node_agent.daemon import settings
+    from node_agent.security import verbs
+
+    try:
+        data = settings.read(config).data
+    except settings.SettingsError as error:
+        return _refuse(str(error))
+    return verbs.token(data) if verb == "token" else verbs.forget(data)
 
 
 def _refuse(message: str) -> int:

@@ -43,7 +43,7 @@ CONTROLLER_DAYS = 30.0
 _CONTROLLER_PLACE = "controllers"
 
 
-class FleetError(RuntimeError):
+class AuthorityError(RuntimeError):
     """The fleet's folder cannot be used so, or there is no such board; one line that says what to do."""
 
 
@@ -52,12 +52,20 @@ class EnrolledBoard(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    name: str
     address: str
     serial: str
     ends: AwareDatetime
 
-    def left(self, now: datetime) -> timedelta:
-        return self.ends - now
+    @property
+    def left(self) -> timedelta:
+        """Of the certificate's validity; negative: it has ended."""
+        return self.ends - utc_now()
+
+    @property
+    def due(self) -> bool:
+        """Whether less than a third of the validity is left."""
+        return self.left < timedelta(days=BOARD_DAYS) / 3
 
 
 class _Issued(BaseModel):
@@ -126,12 +134,12 @@ class Authority:
         """Make a new fleet.
 
         Raises:
-            FleetError: there is one already, or the folder holds something else or cannot be written.
+            AuthorityError: there is one already, or the folder holds something else or cannot be written.
         """
         if (folder / "ca.pem").exists():
-            raise FleetError(f"{folder}: there is a fleet already; --fleet DIR makes another one elsewhere")
+            raise AuthorityError(f"{folder}: there is a fleet already; --fleet DIR makes another one elsewhere")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise FleetError(f"{folder}: found something else there, allowed a new or an empty folder")
+            raise AuthorityError(f"{folder}: found something else there, allowed a new or an empty folder")
         key = certificates.make_key()
         certificate = _authority_certificate(key, f"{name} {secrets.token_hex(4)}")
         # Whole or not at all: a folder with a key but without its certificate would be in the way for ever.
@@ -143,24 +151,24 @@ class Authority:
             cls(made, certificate)._write_list(_Ledger())
             made.rename(folder)
         except OSError as error:
-            raise FleetError(f"{folder}: cannot make it: {error.strerror or error}") from error
+            raise AuthorityError(f"{folder}: cannot make it: {error.strerror or error}") from error
         finally:
             shutil.rmtree(made, ignore_errors=True)
         return cls.open(folder)
 
     @classmethod
     def open(cls, folder: Path | None = None) -> Authority:
-        """Raises FleetError where there is none, or its files cannot be used."""
+        """Raises AuthorityError where there is none, or its files cannot be used."""
         folder = folder or default_folder()
         path = folder / "ca.pem"
         try:
             certificate = certificates.read_certificate(path.read_bytes(), str(path))
         except FileNotFoundError:
-            raise FleetError(f"{folder}: no fleet there; make one with: edgesim fleet init") from None
+            raise AuthorityError(f"{folder}: no fleet there; make one with: edgesim fleet init") from None
         except OSError as error:
-            raise FleetError(f"{path}: cannot be read: {error.strerror}") from error
+            raise AuthorityError(f"{path}: cannot be read: {error.strerror}") from error
         except IdentityError as error:
-            raise FleetError(str(error)) from error
+            raise AuthorityError(str(error)) from error
         return cls(folder, certificate)
 
     @property
@@ -176,13 +184,13 @@ class Authority:
             days: of validity; negative: it has ended already.
 
         Raises:
-            FleetError: request, name or hosts are not acceptable, or the folder cannot be written.
+            AuthorityError: request, name or hosts are not acceptable, or the folder cannot be written.
         """
         try:
             key = certificates.read_request(csr).public_key()
             alternatives = certificates.alternatives(hosts)
         except IdentityError as error:
-            raise FleetError(str(error)) from error
+            raise AuthorityError(str(error)) from error
         assert isinstance(key, ec.EllipticCurvePublicKey)  # read_request has seen to it
         return pem(self._issue(key, name, "board", timedelta(days=days), alternatives))
 
@@ -193,7 +201,7 @@ class Authority:
             name: by which boards know who owns a job; default: USER@HOST of this workstation.
 
         Raises:
-            FleetError: the folder cannot be used.
+            AuthorityError: the folder cannot be used.
         """
         name = _acceptable(name or _own_name())
         place = self.folder / _CONTROLLER_PLACE / name
@@ -214,9 +222,9 @@ class Authority:
                     files.replace(certificate_path, pem(certificate))
                 files.read_private(key_path)
         except OSError as error:
-            raise FleetError(f"{place}: cannot be used: {error.strerror or error}") from error
+            raise AuthorityError(f"{place}: cannot be used: {error.strerror or error}") from error
         except IdentityError as error:
-            raise FleetError(str(error)) from error
+            raise AuthorityError(str(error)) from error
         return Credentials(name, certificate_path, key_path, self.ca, self.revoked, certificate.not_valid_after_utc)
 
     def revoke(self, name_or_serial: str) -> list[str]:
@@ -228,14 +236,16 @@ class Authority:
             serial numbers, hexadecimal.
 
         Raises:
-            FleetError: nothing valid was issued under this name or number.
+            AuthorityError: nothing valid was issued under this name or number.
         """
         with self._changing() as ledger:
             asked = name_or_serial.lower().lstrip("0") if re.fullmatch("[0-9a-fA-F]+", name_or_serial) else None
             meant = [one for one in ledger.issued if name_or_serial == one.name or one.serial == asked]
             if not meant:
                 known = ", ".join(sorted({one.name for one in ledger.issued})) or "none"
-                raise FleetError(f"found {name_or_serial!r}, allowed a name or serial number that is valid: {known}")
+                raise AuthorityError(
+                    f"found {name_or_serial!r}, allowed a name or serial number that is valid: {known}"
+                )
             there = {one.serial for one in ledger.revoked}
             fresh = [one for one in meant if one.serial not in there]
             now = utc_now()
@@ -253,47 +263,46 @@ class Authority:
         try:
             return self.revoked.read_bytes()
         except OSError as error:
-            raise FleetError(f"{self.revoked}: cannot be read: {error.strerror}") from error
+            raise AuthorityError(f"{self.revoked}: cannot be read: {error.strerror}") from error
 
     def is_revoked(self, serial: int) -> bool:
         return f"{serial:x}" in {one.serial for one in self._ledger().revoked}
 
     def boards(self) -> dict[str, EnrolledBoard]:
-        """The enrolled boards by name, in the order of their names; raises FleetError where the file is damaged."""
+        """The enrolled boards by name, in the order of their names; raises AuthorityError where the file is damaged."""
         try:
-            content = yaml.safe_load(self._boards_path.read_bytes()) or {}
+            content = yaml.safe_load(self._boards_path.read_bytes())
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise FleetError(f"{self._boards_path}: cannot be read: {error.strerror}") from error
+            raise AuthorityError(f"{self._boards_path}: cannot be read: {error.strerror}") from error
         except yaml.YAMLError as error:
-            raise FleetError(f"{self._boards_path}: found what is no YAML") from error
+            raise AuthorityError(f"{self._boards_path}: found what is no YAML") from error
         try:
-            return {str(name): EnrolledBoard.model_validate(content[name]) for name in sorted(content)}
-        except (ValidationError, TypeError) as error:
-            raise FleetError(f"{self._boards_path}: found entries that are none of a board") from error
+            found = [EnrolledBoard.model_validate(entry) for entry in content["boards"]]
+        except (ValidationError, TypeError, KeyError) as error:
+            raise AuthorityError(f"{self._boards_path}: found entries that are none of a board") from error
+        return {board.name: board for board in sorted(found, key=lambda board: board.name)}
 
     def board(self, name: str) -> EnrolledBoard:
-        """Raises FleetError where no board of this name is enrolled."""
+        """Raises AuthorityError where no board of this name is enrolled."""
         boards = self.boards()
         if name not in boards:
             known = ", ".join(boards) or "none is enrolled yet"
-            raise FleetError(f"board: found {name!r}, allowed one that is enrolled: {known}")
+            raise AuthorityError(f"board: found {name!r}, allowed one that is enrolled: {known}")
         return boards[name]
 
-    def record(self, address: str, certificate: bytes) -> str:
-        """Keep in mind that a board has taken its certificate; other boards at the address are there no more.
-
-        Returns:
-            the board's name
-        """
+    def record(self, address: str, certificate: bytes) -> EnrolledBoard:
+        """Keep in mind that a board has taken its certificate (PEM); other boards at its address are no more."""
         own = certificates.read_certificate(certificate)
         name = certificates.name_of(own)
         with self._boards_changing() as boards:
             for other in [other for other, board in boards.items() if board.address == address]:
                 del boards[other]
-            boards[name] = EnrolledBoard(address=address, serial=f"{own.serial_number:x}", ends=own.not_valid_after_utc)
-        return name
+            boards[name] = EnrolledBoard(
+                name=name, address=address, serial=f"{own.serial_number:x}", ends=own.not_valid_after_utc
+            )
+        return boards[name]
 
     def _issue(
         self,
@@ -361,17 +370,17 @@ class Authority:
         try:
             return certificates.read_key(files.read_private(self._key_path), str(self._key_path))
         except OSError as error:
-            raise FleetError(f"{self._key_path}: cannot be read: {error.strerror}") from error
+            raise AuthorityError(f"{self._key_path}: cannot be read: {error.strerror}") from error
         except IdentityError as error:
-            raise FleetError(str(error)) from error
+            raise AuthorityError(str(error)) from error
 
     def _ledger(self) -> _Ledger:
         try:
             return _Ledger.model_validate_json(self._ledger_path.read_bytes())
         except OSError as error:
-            raise FleetError(f"{self._ledger_path}: cannot be read: {error.strerror}") from error
+            raise AuthorityError(f"{self._ledger_path}: cannot be read: {error.strerror}") from error
         except ValidationError as error:
-            raise FleetError(f"{self._ledger_path}: found what is no fleet's ledger") from error
+            raise AuthorityError(f"{self._ledger_path}: found what is no fleet's ledger") from error
 
     @contextmanager
     def _changing(self) -> Iterator[_Ledger]:
@@ -381,7 +390,7 @@ class Authority:
                 yield ledger
                 files.replace(self._ledger_path, ledger.model_dump_json(indent=1).encode(), files.PRIVATE)
         except OSError as error:
-            raise FleetError(f"{self.folder}: cannot be written: {error.strerror or error}") from error
+            raise AuthorityError(f"{self.folder}: cannot be written: {error.strerror or error}") from error
 
     @contextmanager
     def _boards_changing(self) -> Iterator[dict[str, EnrolledBoard]]:
@@ -389,10 +398,10 @@ class Authority:
             with files.locked(self.folder):
                 boards = self.boards()
                 yield boards
-                content = {name: board.model_dump(mode="json") for name, board in sorted(boards.items())}
+                content = {"boards": [board.model_dump(mode="json") for _, board in sorted(boards.items())]}
                 files.replace(self._boards_path, yaml.safe_dump(content, sort_keys=False).encode())
         except OSError as error:
-            raise FleetError(f"{self.folder}: cannot be written: {error.strerror or error}") from error
+            raise AuthorityError(f"{self.folder}: cannot be written: {error.strerror or error}") from error
 
 
 def due(certificate: x509.Certificate, now: datetime | None = None) -> bool:
@@ -442,7 +451,7 @@ def _acceptable(name: str) -> str:
     try:
         return checked_name(name)
     except IdentityError as error:
-        raise FleetError(str(error)) from error
+        raise AuthorityError(str(error)) from error
 
 
 def _own_name() -> str:
