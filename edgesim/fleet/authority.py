@@ -40,6 +40,9 @@ AUTHORITY_LASTING = timedelta(days=3650)
 BOARD_DAYS = 30.0
 CONTROLLER_DAYS = 30.0
 
+LISTED_AFTER_END = timedelta(days=365)
+"""how long a revoked certificate stays in the list once it has ended"""
+
 _CONTROLLER_PLACE = "controllers"
 
 
@@ -81,8 +84,9 @@ class _Revoked(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     serial: str
-    name: str | None
+    name: str
     at: AwareDatetime
+    ends: AwareDatetime
 
 
 class _Ledger(BaseModel):
@@ -249,7 +253,9 @@ class Authority:
             there = {one.serial for one in ledger.revoked}
             fresh = [one for one in meant if one.serial not in there]
             now = utc_now()
-            ledger.revoked += [_Revoked(serial=one.serial, name=one.name, at=now) for one in fresh]
+            ledger.revoked += [_Revoked(**one.model_dump(exclude={"role"}), at=now) for one in fresh]
+            # Boards whose clock is slow still need those that have ended lately.
+            ledger.revoked = [one for one in ledger.revoked if one.ends > now - LISTED_AFTER_END]
             if fresh:
                 self._write_list(ledger)
         gone = {one.serial for one in meant}

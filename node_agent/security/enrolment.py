@@ -1,6 +1,6 @@
 """How a board that belongs to no fleet yet becomes a member: the board's side.
 
-    POST /v1/enrolment  {secret}                            -> {csr, time_s}
+    POST /v1/enrolment  {secret}                            -> {csr}
     PUT  /v1/enrolment  {secret, certificate, ca, revoked}  -> 204
 
 Nothing else is offered until then, over TLS with a bootstrap certificate that the token pins. Who has no good token
@@ -14,7 +14,6 @@ import logging
 import socket
 import ssl
 import time
-from asyncio import TimerHandle, Transport
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -25,6 +24,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from node_agent.security.errors import IdentityError
 from node_agent.security.identity import Identity
@@ -33,12 +33,22 @@ from node_agent.security.tokens import TokenRefused, Tokens
 PATH = "/v1/enrolment"
 
 MOST_OCTETS = 64 * 1024
-"""of a body: a certificate and its authority's take 2 KiB, a revocation list 40 bytes an entry"""
+"""of a body: two certificates take little of it, a revocation list 53 bytes an entry"""
+
+LARGEST_HEAD = 8192
+"""bytes of a request's head"""
 
 LONGEST_CONNECTION = 30.0
 """s, from the handshake to the last answer"""
 
+LONGEST_HANDSHAKE = 5.0
+"""s"""
+
+LONGEST_CLOSING = 2.0
+"""s in which the last answers are read"""
+
 MOST_CONNECTIONS = 16
+"""at a time"""
 
 log = logging.getLogger(__name__)
 
@@ -59,15 +69,22 @@ _B = TypeVar("_B", bound=_Body)
 
 
 class _Connection(H11Protocol):
-    """Of limited duration, whatever the other end does or does not do."""
+    """Of limited duration, whatever the other end does; where there are too many, the oldest goes."""
 
-    _end: TimerHandle | None = None
+    def __init__(self, config: uvicorn.Config, state: ServerState, open_ones: dict[_Connection, None]) -> None:
+        super().__init__(config=config, server_state=state, app_state={})
+        self._open_ones = open_ones
+        self._end: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._end = asyncio.get_running_loop().call_later(LONGEST_CONNECTION, transport.abort)
+        self._end = self.loop.call_later(LONGEST_CONNECTION, transport.abort)
+        self._open_ones[self] = None
+        if len(self._open_ones) > MOST_CONNECTIONS:
+            next(iter(self._open_ones)).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._open_ones.pop(self, None)
         if self._end is not None:
             self._end.cancel()
         super().connection_lost(exc)
@@ -112,7 +129,7 @@ class Enrolment:
         except IdentityError as error:
             log.error("enrolment: %s", error)
             raise _Refusal(500, str(error)) from error
-        return JSONResponse({"csr": csr.decode(), "time_s": time.time()})
+        return JSONResponse({"csr": csr.decode()})
 
     async def _join(self, request: Request) -> Response:
         body = await _body(request, _Membership)
@@ -141,13 +158,16 @@ class Enrolment:
             raise _Refusal(403, "refused") from error
 
 
-async def serve_enrolment(identity: Identity, name: str, hosts: Iterable[str], listening: socket.socket) -> bool:
-    """Offer enrolment, and nothing else, until the board has become a member or the server is asked to end.
+async def serve_enrolment(
+    identity: Identity, name: str, hosts: Iterable[str], listening: socket.socket, stop: asyncio.Event | None = None
+) -> bool:
+    """Offer enrolment, and nothing else, until the board has become a member.
 
     Args:
         identity: not enrolled yet.
-        name, hosts: of this board, for its certificate.
+        name, hosts: of this board, for its request; what its certificate says is the workstation's affair.
         listening: bound; it stays open, so that the daemon goes on with it.
+        stop: ends it before, when set.
 
     Returns:
         whether the board is enrolled now.
@@ -159,32 +179,43 @@ async def serve_enrolment(identity: Identity, name: str, hosts: Iterable[str], l
     enrolment = Enrolment(identity, tokens, name, hosts)
     config = uvicorn.Config(
         enrolment.app(),
-        http=_Connection,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=MOST_CONNECTIONS,
-        timeout_keep_alive=5,
-        timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=8192,
     )
     config.load()
-    config.ssl = _bootstrap_context(tokens)
-    server = uvicorn.Server(config)
-
-    async def end_when_done() -> None:
-        await enrolment.done.wait()
-        server.should_exit = True
-
-    watching = asyncio.create_task(end_when_done())
+    state = ServerState()
+    open_ones: dict[_Connection, None] = {}
+    server = await asyncio.get_running_loop().create_server(
+        lambda: _Connection(config, state, open_ones),
+        sock=listening.dup(),
+        ssl=_bootstrap_context(tokens),
+        ssl_handshake_timeout=LONGEST_HANDSHAKE,
+    )
+    waiting = [asyncio.ensure_future(event.wait()) for event in (enrolment.done, stop) if event is not None]
     try:
-        await server.serve(sockets=[listening.dup()])
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        watching.cancel()
+        for future in waiting:
+            future.cancel()
+        server.close()
+        await _close(open_ones)
+    if identity.enrolled:
+        tokens.forget_bootstrap()
     return identity.enrolled
+
+
+async def _close(open_ones: Iterable[_Connection]) -> None:
+    """Let answers that have begun be read, but not for ever."""
+    for connection in tuple(open_ones):
+        connection.shutdown()
+    ends = time.monotonic() + LONGEST_CLOSING
+    while open_ones and time.monotonic() < ends:
+        await asyncio.sleep(0.01)
+    for connection in tuple(open_ones):
+        connection.transport.abort()
 
 
 def _bootstrap_context(tokens: Tokens) -> ssl.SSLContext:

@@ -137,6 +137,13 @@ class Tokens:
         certificate = certificates.read_certificate(content, str(self.bootstrap))
         return certificate.public_bytes(serialization.Encoding.DER)
 
+    def forget_bootstrap(self) -> None:
+        """Raises IdentityError where it cannot be removed."""
+        try:
+            files.remove(self.bootstrap)
+        except OSError as error:
+            raise IdentityError(f"{self.bootstrap}: cannot be removed: {error.strerror}") from error
+
     def check(self, secret: str) -> None:
         """Raises TokenRefused unless this is the secret of a token that is still good; every wrong one is counted.
 
