@@ -247,9 +247,7 @@ class Authority:
             meant = [one for one in ledger.issued if name_or_serial == one.name or one.serial == asked]
             if not meant:
                 known = ", ".join(sorted({one.name for one in ledger.issued})) or "none"
-                raise AuthorityError(
-                    f"found {name_or_serial!r}, allowed a name or serial number that is valid: {known}"
-                )
+                raise AuthorityError(f"found {name_or_serial!r}, allowed a name or serial number of: {known}")
             there = {one.serial for one in ledger.revoked}
             fresh = [one for one in meant if one.serial not in there]
             now = utc_now()

@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime, timedelta
@@ -15,7 +16,7 @@ import httpx
 
 from edgesim.fleet.address import Address
 from edgesim.fleet.authority import Authority, AuthorityError, EnrolledBoard
-from edgesim.fleet.tls_errors import tls_reason
+from edgesim.fleet.tls_errors import causes, tls_reason
 from node_agent.security import certificates
 from node_agent.security.certificates import shown_time
 from node_agent.security.errors import IdentityError
@@ -24,12 +25,18 @@ from node_agent.security.tokens import Token
 PATH = "/v1/enrolment"
 TIMEOUT = 10.0
 """s without an answer"""
+CHANGING_OVER = 5.0
+"""s that a board may take from its bootstrap certificate to its own"""
 LARGEST_ANSWER = 64 * 1024
 """bytes"""
 
 
 class EnrolmentError(RuntimeError):
     """A board that has not become, or has not stayed, a member; one line."""
+
+
+class _Unanswered(EnrolmentError):
+    """Whether what was sent has arrived is not known."""
 
 
 class _Pinned(http.client.HTTPSConnection):
@@ -86,8 +93,7 @@ def enroll(authority: Authority, address: Address, token: Token, name: str | Non
     }
     try:
         _ask(address, token, "PUT", membership)
-    except EnrolmentError:
-        # The answer may have been lost on the way, the certificate not.
+    except _Unanswered:
         if not _has_taken(authority, address, certificate):
             raise
     return authority.record(str(address), certificate)
@@ -167,7 +173,7 @@ def _ask(address: Address, token: Token, method: str, body: dict[str, str]) -> b
             response = connection.getresponse()
             content = response.read(LARGEST_ANSWER)
     except (OSError, http.client.HTTPException) as error:
-        raise EnrolmentError(f"{address}: {_reason(error, address)}") from error
+        raise _Unanswered(_reason(error, address)) from error
     if response.status == 403:
         said = _said(content)
         why = "wrong, or worth nothing after too many wrong ones" if said in ("", "refused") else said
@@ -181,15 +187,19 @@ def _has_taken(authority: Authority, address: Address, certificate: bytes) -> bo
     """Whether the board shows the certificate already."""
     expected = certificates.read_certificate(certificate).serial_number
     context = authority.controller().context()
-    try:
-        with (
-            socket.create_connection((address.host, address.port), TIMEOUT) as plain,
-            context.wrap_socket(plain, server_hostname=address.host) as secured,
-        ):
-            shown = secured.getpeercert(binary_form=True)
-    except OSError:
-        return False
-    return shown is not None and certificates.read_der(shown).serial_number == expected
+    until = time.monotonic() + CHANGING_OVER
+    while True:
+        try:
+            with (
+                socket.create_connection((address.host, address.port), TIMEOUT) as plain,
+                context.wrap_socket(plain, server_hostname=address.host) as secured,
+            ):
+                shown = secured.getpeercert(binary_form=True)
+            return shown is not None and certificates.read_der(shown).serial_number == expected
+        except OSError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.2)
 
 
 def _client(authority: Authority, board: EnrolledBoard) -> httpx.Client:
@@ -222,11 +232,11 @@ def _answer(client: httpx.Client, board: EnrolledBoard, method: str, path: str, 
 def _reason(error: Exception, address: object, ends: datetime | None = None) -> str:
     if told := tls_reason(error, address, ends):
         return told
-    if isinstance(error, TimeoutError | httpx.TimeoutException):
+    found = list(causes(error))
+    if any(isinstance(one, TimeoutError | httpx.TimeoutException) for one in found):
         return f"no answer from {address} within {TIMEOUT:g} s"
-    if isinstance(error, OSError) and error.strerror:
-        return f"no connection to {address}: {error.strerror}"
-    return f"no connection to {address}: {error or type(error).__name__}"
+    said = [one.strerror for one in found if isinstance(one, OSError) and one.strerror]
+    return f"no connection to {address}: {said[-1] if said else str(error) or type(error).__name__}"
 
 
 def _said(content: bytes) -> str:

@@ -44,7 +44,7 @@ def tls_reason(error: BaseException, address: object, ends: datetime | None = No
         address: of the board.
         ends: when the board's certificate ends, where that is known.
     """
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _of_its_certificate(cause, address, ends)
         if isinstance(cause, ssl.SSLError):
@@ -82,7 +82,7 @@ def _of_alert(error: ssl.SSLError, address: object) -> str:
     return f"TLS with {address} failed: {reason.replace('_', ' ').lower() or error}"
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """The error, and what has led to it: as its cause or context, or carried along by a library that wraps it."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]

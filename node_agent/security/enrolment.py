@@ -136,12 +136,15 @@ class Enrolment:
         self._authorise(request, body.secret)
         try:
             self._identity.accept(body.certificate.encode(), body.ca.encode(), body.revoked.encode())
-            self._tokens.use_up()
         except IdentityError as error:
             log.warning("enrolment by %s failed: %s", _who(request), error)
             raise _Refusal(422, str(error)) from error
         log.info("enrolled as %s by %s", self._identity.name, _who(request))
         self.done.set()
+        try:
+            self._tokens.use_up()
+        except IdentityError as error:  # the board is a member all the same, and members take no tokens
+            log.error("enrolment: %s", error)
         return Response(status_code=204)
 
     async def _nothing(self, request: Request) -> Response:
@@ -159,7 +162,7 @@ class Enrolment:
 
 
 async def serve_enrolment(
-    identity: Identity, name: str, hosts: Iterable[str], listening: socket.socket, stop: asyncio.Event | None = None
+    identity: Identity, name: str, hosts: Iterable[str], listening: socket.socket, stop: asyncio.Event
 ) -> bool:
     """Offer enrolment, and nothing else, until the board has become a member.
 
@@ -194,7 +197,7 @@ async def serve_enrolment(
         ssl=_bootstrap_context(tokens),
         ssl_handshake_timeout=LONGEST_HANDSHAKE,
     )
-    waiting = [asyncio.ensure_future(event.wait()) for event in (enrolment.done, stop) if event is not None]
+    waiting = [asyncio.ensure_future(event.wait()) for event in (enrolment.done, stop)]
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +38,8 @@ class Identity:
             raise _cannot("make", folder, error) from error
         if mode & 0o077:
             raise IdentityError(f"{folder}: found mode {mode:04o}, allowed 0700: chmod 700 {folder}")
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+            raise IdentityError(f"{folder}: belongs to another user; act as the one that the agent runs as")
 
     @property
     def enrolled(self) -> bool:
