@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import ssl
 import stat
+import subprocess
+import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -71,12 +74,11 @@ def test_certificates_say_who_may_do_what(authority: Authority, tmp_path: Path) 
     assert board.serial_number != controller.serial_number
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the command openssl")
 def test_openssl_itself_takes_a_board_for_no_controller_and_the_other_way_round(
     authority: Authority, tmp_path: Path
 ) -> None:
     """By its purposes, strictly, and against the revocation list."""
-    import subprocess
-
     board = tmp_path / "board.pem"
     board.write_bytes(authority.issue(Identity(tmp_path / "b").request("x"), "orin-1", [HOST]))
     controller = authority.controller("alice").certificate
@@ -174,6 +176,25 @@ def test_boards_are_remembered_by_name_and_address(authority: Authority, tmp_pat
     assert list(authority.boards()) == ["b", "c"]
     with pytest.raises(AuthorityError, match="found 'a', allowed one that is enrolled: b, c"):
         authority.board("a")
+
+
+def test_nothing_is_lost_where_many_issue_at_once(authority: Authority, tmp_path: Path) -> None:
+    csr = Identity(tmp_path / "b").request("x")
+
+    def enrol(number: int) -> None:
+        opened = Authority.open(authority.folder)
+        opened.record(f"192.0.2.{number}:7443", opened.issue(csr, f"orin-{number}", [f"192.0.2.{number}"]))
+        opened.revoke(f"orin-{number}" if number % 2 else opened.board(f"orin-{number}").serial)
+        opened.record(f"192.0.2.{number}:7443", opened.issue(csr, f"orin-{number}", [f"192.0.2.{number}"]))
+
+    threads = [threading.Thread(target=enrol, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(authority.boards()) == [f"orin-{number}" for number in range(8)]
+    listed = certificates.read_revocations(authority.crl())
+    assert (certificates.number_of(listed), len(certificates.serials_of(listed))) == (9, 8)
 
 
 @pytest.mark.parametrize("content", ["[", "boards: 3", "3", "boards: [{name: a}]", "boards: [{name: a, other: 1}]"])

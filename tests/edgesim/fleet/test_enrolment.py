@@ -397,6 +397,23 @@ def test_renewal_over_mutual_tls(fleet: Path, tmp_path: Path) -> None:
     assert "found 'orin-9', allowed one that is enrolled: orin-1" in errors
 
 
+def test_a_board_at_an_ipv6_address(fleet: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        listening = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    identity = Identity(data / verbs.FOLDER)
+    token, port = make_token(data, capsys), listening.getsockname()[1]
+
+    async def main(stop: asyncio.Event) -> None:
+        await serve_enrolment(identity, "orin-1", [], listening, stop)
+
+    with listening, in_a_thread(main):
+        code, output, _ = edgesim("fleet", "enroll", f"[::1]:{port}", "--token", token)
+    assert (code, output[: len(f"orin-1 at [::1]:{port} ")]) == (0, f"orin-1 at [::1]:{port} ")
+    assert identity.hosts == ("::1", "orin-1")
+
+
 def test_a_certificate_that_has_ended_is_not_renewed(fleet: Path, tmp_path: Path) -> None:
     authority = Authority.open()
     board = enrolled(authority, tmp_path / "board", days=-1)
