@@ -1,0 +1,67 @@
+"""What a board tells of itself."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+from node_agent.daemon import disk
+from node_agent.daemon.api import Board
+from node_agent.daemon.network import address_of
+from node_agent.daemon.settings import AgentSettings
+
+MODEL = Path("/proc/device-tree/model")
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def describe(settings: AgentSettings, power_mode: str | None = None) -> Board:
+    """Raises NoAddress."""
+    return Board(
+        name=settings.name,
+        versions={name: version(name) for name in ("edgesim", "python", "torch", "numpy")},
+        machine=platform.machine(),
+        model=model(),
+        boot=_text(BOOT) or "unknown",
+        interface=settings.interface,
+        address=address_of(settings.interface),
+        cores=len(settings.cpus or os.sched_getaffinity(0)),
+        memory_bytes=psutil.virtual_memory().total,
+        memory_limit_bytes=settings.memory_bytes,
+        disk_free_bytes=disk.free(settings.data),
+        disk_limit_bytes=settings.disk_bytes,
+        power_mode=power_mode,
+    )
+
+
+@cache
+def version(name: str) -> str | None:
+    """As installed, without importing it; None if it is not."""
+    if name == "python":
+        return platform.python_version()
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def model() -> str:
+    """As the firmware names the board, else the operating system."""
+    found = _text(MODEL)
+    if found:
+        return found
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.platform()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip("\0 \n")
+    except OSError:
+        return ""

@@ -1,0 +1,370 @@
+"""The one job of a board: who holds it, what state it is in, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+
+from node_agent.daemon import disk
+from node_agent.daemon.admission import Inadmissible, admit
+from node_agent.daemon.api import BenchTask, Claim, JobStatus, Meeting, RunTask, State
+from node_agent.daemon.held import HeldJob
+from node_agent.daemon.network import NoAddress, open_meeting
+from node_agent.daemon.refusal import Refusal, one_line
+from node_agent.daemon.running import Running
+from node_agent.daemon.settings import AgentSettings
+from node_agent.daemon.store import Record, Store
+
+LOOK = 0.25
+"""s between two looks at the lease"""
+
+ENDING = 5.0
+"""s that a request waits for a job to be gone"""
+
+OWN_NAMES = ("job.json", "result")
+"""files that the board itself or the job writes in the job's folder"""
+
+RESTARTED = "the agent was restarted while the job ran"
+STOPPED = "the agent was stopped"
+
+Around = Callable[[], AbstractContextManager[object]]
+"""what holds while a job's process runs, such as a power mode; entered and left in a thread"""
+
+log = logging.getLogger("node_agent.daemon")
+
+
+class Slot:
+    def __init__(self, settings: AgentSettings, store: Store, around: Around = nullcontext) -> None:
+        """Takes up what an earlier daemon left. To be made inside of the event loop."""
+        self._settings = settings
+        self._store = store
+        self._around = around
+        self._current: HeldJob | None = None
+        self._kept: dict[str, HeldJob] = {}
+        self._running: Running | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
+        self.stopping = False
+        self.outcomes = {"finished": 0, "failed": 0}
+        self.uploaded_bytes = 0
+        self._events_before = 0
+
+    # What is there
+
+    @property
+    def current(self) -> HeldJob | None:
+        return self._current
+
+    @property
+    def state(self) -> State:
+        return self._current.record.state if self._current is not None else "idle"
+
+    @property
+    def running(self) -> Running | None:
+        return self._running
+
+    @property
+    def told_events(self) -> int:
+        """Since this daemon began, of all jobs."""
+        running = self._current is not None and self._current.record.state == "running"
+        return self._events_before + (self._current.journal.last if running and self._current else 0)
+
+    def jobs(self) -> list[HeldJob]:
+        """The current one first, then those kept, the latest first."""
+        return [*([self._current] if self._current else []), *self._kept.values()]
+
+    def find(self, job: str) -> HeldJob:
+        """Raises Refusal."""
+        if self._current is not None and self._current.id == job:
+            return self._current
+        if job not in self._kept:
+            raise Refusal(404, "job: found an id that this board does not know")
+        return self._kept[job]
+
+    def owned(self, job: str, owner: str) -> HeldJob:
+        """The job, for its owner; a sign of life. Raises Refusal."""
+        held = self.find(job)
+        if held.record.owner != owner:
+            raise Refusal(403, f"job: found {owner}, allowed {held.record.owner}, who claimed the board", held.status())
+        held.renew()
+        return held
+
+    # After a start
+
+    def take_up(self) -> None:
+        """Go on with what an earlier daemon left: a job that ran has failed, and nothing of it runs any more; one whose
+        files were being sent goes on, with its lease begun anew."""
+        records, complaints = self._store.records()
+        for complaint in complaints:
+            log.warning(complaint)
+        for record in records:
+            from_before = HeldJob(record, self._store.folder(record.id))
+            if self._current is None:
+                self._current = from_before
+            else:
+                self._kept[record.id] = from_before
+            if record.state == "running":
+                self._end_of_earlier(from_before)
+            elif from_before.active and from_before is not self._current:
+                self._close(from_before, RESTARTED, None)
+        if self._current is not None and self._current.active:
+            self._meet_again(self._current)
+
+    def _end_of_earlier(self, job: HeldJob) -> None:
+        from node_agent.daemon.process import end_earlier
+
+        try:
+            ended = end_earlier(job.id)
+        except TimeoutError as error:
+            log.error(str(error))
+        else:
+            if ended:
+                log.warning(f"job {job.id}: ended {len(ended)} processes that an earlier agent had started")
+        job.record.events = job.journal.last
+        self._close(job, RESTARTED, None)
+
+    def _meet_again(self, job: HeldJob) -> None:
+        try:
+            self._open_meeting(job, job.record.port or 0)
+        except (OSError, NoAddress) as error:
+            self._close(job, f"the agent was restarted, and its meeting point could not be opened again: {error}", None)
+        else:
+            self._watch(job)
+
+    # What its owner does
+
+    def claim(self, claim: Claim, owner: str) -> HeldJob:
+        """Raises Refusal."""
+        if self.stopping:
+            raise Refusal(409, STOPPED)
+        if self._current is not None and self._current.active:
+            held = self._current.status()
+            raise Refusal(409, f"board: found {held.state} for {held.owner}'s run {held.run}, allowed idle", held)
+        self._announced(claim)
+        self._set_aside()
+        for gone in self._store.make_room(sum(file.bytes for file in claim.files), list(self._kept)):
+            self._kept.pop(gone).close()
+        record = Record(
+            id=secrets.token_hex(16),
+            run=claim.run,
+            owner=owner,
+            lease_s=claim.lease_s,
+            state="staging" if claim.files else "ready",
+            claimed_s=time.time(),
+            files=claim.files,
+        )
+        try:
+            folder = self._store.make(record)
+            job = HeldJob(record, folder)
+            self._open_meeting(job)
+            self._store.save(record)
+        except NoAddress as error:
+            self._store.remove(record.id)
+            raise Refusal(409, str(error)) from None
+        except OSError as error:
+            self._store.remove(record.id)
+            raise _no_room(error) from error
+        self._current = job
+        self._watch(job)
+        log.info(f"job {job.id}: claimed by {owner} for run {claim.run}")
+        return job
+
+    def _announced(self, claim: Claim) -> None:
+        names = [file.name for file in claim.files]
+        for name in names:
+            if names.count(name) > 1:
+                raise Refusal(422, f"files: found {name} twice, allowed different names")
+            if name in OWN_NAMES:
+                raise Refusal(422, f"files: found {name}, allowed other names than {', '.join(OWN_NAMES)}")
+
+    def _set_aside(self) -> None:
+        if self._current is not None:
+            self._kept = {self._current.id: self._current, **self._kept}
+            self._current = None
+
+    def _open_meeting(self, job: HeldJob, port: int = 0) -> None:
+        job.listening, host, job.record.port = open_meeting(self._settings.interface, port)
+        job.meeting = Meeting(host=host, port=job.record.port)
+
+    def arrived(self, job: HeldJob) -> None:
+        """A file is whole; all of them: the job is ready."""
+        if job.record.state == "staging" and all(upload.complete for upload in job.uploads.values()):
+            job.record.state = "ready"
+            self._save(job)
+            job.changed()
+
+    def start(self, job: HeldJob, task: RunTask | BenchTask) -> None:
+        """Raises Refusal."""
+        if job.record.state != "ready":
+            raise Refusal(409, f"job: found {job.record.state}, allowed ready", job.status())
+        rank = 0
+        arguments: list[str]
+        if isinstance(task, RunTask):
+            try:
+                admitted = admit(task.job, [file.name for file in job.record.files], self._settings.interface)
+            except Inadmissible as error:
+                raise Refusal(422, f"job.{error}", job.status()) from None
+            rank = admitted.rank
+            try:
+                disk.replace(job.folder.work / "job.json", admitted.model_dump_json(indent=2).encode())
+            except OSError as error:
+                raise _no_room(error) from error
+            arguments = ["run", "job.json"]
+        else:
+            arguments = ["bench", "--out", "result", *(["--quick"] if task.quick else [])]
+        if isinstance(task, BenchTask) or rank != 0:
+            job.stop_listening()
+        self.run(job, _command(arguments, isinstance(task, RunTask), job), isinstance(task, RunTask))
+
+    def run(self, job: HeldJob, command: Callable[[int], Sequence[str]], by_steps: bool) -> None:
+        """Have the job's process started."""
+        job.record.state = "running"
+        self._save(job)
+        self._spawn(self._do(job, command, by_steps))
+
+    async def _do(self, job: HeldJob, command: Callable[[int], Sequence[str]], by_steps: bool) -> None:
+        """The job's process, from before its start until after its end."""
+        error: str | None
+        exit: int | None = None
+        with ExitStack() as stack:
+            try:
+                around = self._around()
+                await asyncio.to_thread(around.__enter__)
+                stack.push(around)
+                error, exit = await self._process(job, command, by_steps)
+            except Exception as failure:  # whatever it was, the job ends and its owner hears of it
+                error = job.reason or one_line(f"{type(failure).__name__}: {failure}")
+            await asyncio.to_thread(stack.close)
+        self._close(job, error, exit)
+
+    async def _process(
+        self, job: HeldJob, command: Callable[[int], Sequence[str]], by_steps: bool
+    ) -> tuple[str | None, int | None]:
+        if job.reason is not None:  # it was ended before it could begin
+            return job.reason, None
+        others = await asyncio.to_thread(lambda: self._store.used() - self._store.used_by(job.id))
+        left = max(0, self._store.limit - others)
+        self._running = Running(job, self._settings.memory_bytes, left, by_steps)
+        try:
+            descriptors = [job.listening.fileno()] if job.listening is not None else []
+            process = self._running.start(command, self._settings.cpus, descriptors)
+            job.stop_listening()
+            job.record.pid, job.record.born = process.pid, process.born
+            self._save(job)
+            log.info(f"job {job.id}: process {process.pid} started")
+            return await self._running.until_over()
+        finally:
+            self._running = None
+
+    async def cancel(self, job: HeldJob, by: str) -> None:
+        """End the job, if it has not ended; waits a while for its processes to be gone."""
+        if job.active:
+            await self._end(job, f"cancelled by {by}")
+
+    async def _end(self, job: HeldJob, reason: str) -> None:
+        if job.record.state != "running":
+            self._close(job, reason, None)
+            return
+        if job.reason is None:
+            job.reason = reason
+        if self._running is not None:
+            self._running.end(reason)
+        try:
+            await asyncio.wait_for(job.ended.wait(), ENDING)
+        except asyncio.TimeoutError:
+            log.error(f"job {job.id}: its processes do not end")
+
+    def forget(self, job: HeldJob) -> None:
+        """Raises Refusal while it runs."""
+        if job.record.state == "running":
+            raise Refusal(409, "job: found running, allowed one that has ended; cancel it first", job.status())
+        if job.active:
+            self._close(job, "forgotten", None)
+        if job is self._current:
+            self._current = None
+        self._kept.pop(job.id, None)
+        job.close()
+        self._store.remove(job.id)
+
+    async def stop(self) -> None:
+        """End what runs. A job whose files are being sent stays for the next daemon."""
+        self.stopping = True
+        if self._watching is not None:
+            self._watching.cancel()
+        if self._current is not None and self._current.record.state == "running":
+            await self._end(self._current, STOPPED)
+        for job in self.jobs():
+            job.changed()
+
+    # What it does by itself
+
+    def _watch(self, job: HeldJob) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+        self._watching = asyncio.create_task(self._watch_lease(job))
+
+    async def _watch_lease(self, job: HeldJob) -> None:
+        while job.active:
+            if job.lease_left < 0:
+                await self._end(job, f"the controller was silent for {job.record.lease_s:g} s")
+                return
+            await asyncio.sleep(min(LOOK, max(0.0, job.lease_left) + 0.001))
+
+    def _close(self, job: HeldJob, error: str | None, exit: int | None) -> None:
+        """The job has ended."""
+        record = job.record
+        job.stop_listening()
+        record.state = "finished" if error is None else "failed"
+        record.error = None if error is None else one_line(error)
+        record.exit = exit
+        record.pid = record.born = None
+        job.meeting = record.port = None
+        try:
+            if not job.journal.retry():
+                log.error(f"job {job.id}: the last events are in memory only: disk full")
+            record.events = job.journal.last
+        except OSError as failure:
+            log.error(f"job {job.id}: events: {failure.strerror}")
+        self._save(job)
+        self._events_before += record.events
+        self.outcomes[record.state] += 1
+        job.ended.set()
+        job.changed()
+        log.info(f"job {job.id}: {record.state}{f': {record.error}' if record.error else ''}")
+
+    def _save(self, job: HeldJob) -> None:
+        try:
+            self._store.save(job.record)
+        except OSError as error:
+            log.error(f"job {job.id}: its record could not be written: {error.strerror}")
+
+    def _spawn(self, work: object) -> None:
+        task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _command(arguments: list[str], with_events: bool, job: HeldJob) -> Callable[[int], Sequence[str]]:
+    """The command of a job's process, which is told the descriptors that it has."""
+    listening = job.listening.fileno() if job.listening is not None else None
+
+    def command(events: int) -> Sequence[str]:
+        descriptors = ["--events", str(events)] if with_events else []
+        if listening is not None and with_events:
+            descriptors += ["--listen", str(listening)]
+        return [sys.executable, "-m", "node_agent", *arguments, *descriptors]
+
+    return command
+
+
+def _no_room(error: OSError) -> Refusal:
+    return Refusal(507, "disk full" if disk.is_full(error) else f"disk: {error.strerror}")
+
+
+def statuses(jobs: Sequence[HeldJob]) -> list[JobStatus]:
+    return [job.status() for job in jobs]

@@ -1,0 +1,171 @@
+"""The data folder: one folder per job, bounded in number and size, and one daemon at a time.
+
+    lock                 held by the daemon that uses the folder
+    spare                room kept for what has to be written when the disk is full
+    jobs/ID/record.json  what is known of a job
+    jobs/ID/events       its events, a line each
+    jobs/ID/log          what it printed
+    jobs/ID/parts/       files that have not arrived whole
+    jobs/ID/work/        the folder that its process works in
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from node_agent.daemon import disk
+from node_agent.daemon.api import File, State
+from node_agent.daemon.refusal import Refusal
+
+SPARE = 256 * 1024
+RESERVE = 16 * 2**20
+"""bytes that stay free on the disk when a claim is granted"""
+
+
+class DataFolderError(Exception):
+    """A data folder that cannot be used; its text is one line."""
+
+
+class Record(BaseModel):
+    """What is known of a job, also after a restart."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: str
+    run: str
+    owner: str
+    lease_s: float
+    state: State
+    claimed_s: float = Field(description="s since 1970")
+    files: tuple[File, ...] = ()
+    port: int | None = Field(default=None, description="at which the nodes of the run meet, if at this board")
+    pid: int | None = Field(default=None, description="of the job's process, and")
+    born: float | None = Field(default=None, description="when that began, s since 1970")
+    events: int = 0
+    error: str | None = None
+    exit: int | None = None
+
+
+class JobFolder:
+    """The files of one job."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.record = path / "record.json"
+        self.events = path / "events"
+        self.log = path / "log"
+        self.parts = path / "parts"
+        self.work = path / "work"
+
+    def make(self) -> None:
+        for folder in (self.path, self.parts, self.work):
+            folder.mkdir(mode=0o700)
+
+
+class Store:
+    def __init__(self, data: Path, limit: int, kept: int) -> None:
+        """Takes the folder for this process. Raises DataFolderError."""
+        self.data = data
+        self.limit = limit
+        """bytes that all job folders may take together"""
+        self.kept = kept
+        self._jobs = data / "jobs"
+        try:
+            data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            data.chmod(0o700)
+            self._jobs.mkdir(mode=0o700, exist_ok=True)
+            self._lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise DataFolderError(f"{data}: another agent uses this folder") from None
+        except OSError as error:
+            raise DataFolderError(f"{error.filename or data}: {error.strerror}") from None
+        self._keep_spare()
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def records(self) -> tuple[list[Record], list[str]]:
+        """What the folder holds of earlier jobs, the latest first, and complaints about folders that hold nothing
+        readable; those are left alone."""
+        found, complaints = [], []
+        for folder in self._jobs.iterdir():
+            try:
+                record = Record.model_validate_json((folder / "record.json").read_bytes())
+                if record.id != folder.name:
+                    raise ValueError("another job's")
+                found.append(record)
+            except (OSError, ValidationError, ValueError):
+                complaints.append(f"{folder}: found no readable record of a job; remove the folder if it is not needed")
+        return sorted(found, key=lambda record: record.claimed_s, reverse=True), complaints
+
+    def folder(self, job: str) -> JobFolder:
+        return JobFolder(self._jobs / job)
+
+    def make(self, record: Record) -> JobFolder:
+        """A new job's folder. Raises OSError."""
+        folder = self.folder(record.id)
+        try:
+            folder.make()
+            self.save(record)
+        except OSError:
+            self.remove(record.id)
+            raise
+        return folder
+
+    def save(self, record: Record) -> None:
+        """Raises OSError: on a full disk only if the room kept for this did not do either."""
+        content = record.model_dump_json(indent=2).encode()
+        path = self.folder(record.id).record
+        try:
+            disk.replace(path, content)
+        except OSError as error:
+            if not disk.is_full(error):
+                raise
+            self._spare.unlink(missing_ok=True)
+            disk.replace(path, content)
+
+    def remove(self, job: str) -> None:
+        shutil.rmtree(self.folder(job).path, ignore_errors=True)
+
+    def used(self) -> int:
+        return disk.used(self._jobs)
+
+    def used_by(self, job: str) -> int:
+        return disk.used(self.folder(job).path)
+
+    def make_room(self, needed: int, kept: list[str]) -> Iterable[str]:
+        """Remove of the ended jobs `kept` (the latest first) what is in the way of a new one that needs so many bytes,
+        the oldest first; yields each. Raises Refusal if there is no room even so."""
+        if needed > self.limit:
+            raise Refusal(413, f"files: found {needed} bytes, allowed {self.limit} on this board")
+        waiting = list(kept)
+        while waiting and (len(waiting) > self.kept or not self._fits(needed)):
+            oldest = waiting.pop()
+            self.remove(oldest)
+            yield oldest
+        if self.used() + needed > self.limit:
+            raise Refusal(507, f"disk: found {self.used()} of {self.limit} bytes used, {needed} more are needed")
+        if disk.free(self.data) < needed + RESERVE:
+            raise Refusal(507, f"disk full: found {disk.free(self.data)} bytes free, {needed + RESERVE} are needed")
+        self._keep_spare()
+
+    def _fits(self, needed: int) -> bool:
+        return self.used() + needed <= self.limit and disk.free(self.data) >= needed + RESERVE
+
+    @property
+    def _spare(self) -> Path:
+        return self.data / "spare"
+
+    def _keep_spare(self) -> None:
+        with suppress(OSError):  # a full disk: tried again with the next claim
+            if not self._spare.exists():
+                disk.replace(self._spare, bytes(SPARE))
