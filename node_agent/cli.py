@@ -1,4 +1,4 @@
-"""The `node-agent` command: does one node's job, and what a board's owner does on the board itself."""
+"""The `node-agent` command: does one node's job, takes jobs as a daemon, and what a board's owner does on it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from node_agent.events import Event, Fault
 from node_agent.job import Job
-from node_agent.plain import described, plain
+
+if TYPE_CHECKING:
+    from node_agent.events import Event
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -36,6 +38,9 @@ def main() -> None:
     run.add_argument("--listen", type=int, metavar="FD", help="descriptor of the socket at which the nodes meet")
     run.add_argument("--lifeline", type=int, metavar="FD", help="descriptor: once its other end is gone, this ends")
     verbs.add_parser("schema", help="print the JSON schema of a job")
+    serve = verbs.add_parser("serve", help="be the daemon of this board: take jobs over HTTPS, one at a time")
+    serve.add_argument("--config", type=Path, metavar="FILE", help="YAML; usually /etc/edgesim/agent.yaml if it exists")
+    serve.add_argument("--insecure", action="store_true", help="plain HTTP, on a loopback address only")
     for verb, does in (
         ("token", "make and print a token with which a workstation enrols this board: once, within an hour"),
         ("forget", "leave the fleet: remove this board's key and certificates"),
@@ -48,6 +53,10 @@ def main() -> None:
     if arguments.verb == "schema":
         print(json.dumps(Job.model_json_schema(), indent=2))
         return
+    if arguments.verb == "serve":
+        from node_agent.daemon.serve import serve as be_the_daemon
+
+        sys.exit(be_the_daemon(arguments.config, arguments.insecure))
     try:
         code = _run(arguments.job, arguments.events, arguments.listen, arguments.lifeline)
     except KeyboardInterrupt:
@@ -70,6 +79,8 @@ def _run(path: Path, events: int | None, listener: int | None, lifeline: int | N
         return _refuse(f"{path}: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}")
 
     from node_agent import wire, worker
+    from node_agent.events import Fault
+    from node_agent.plain import described, plain
 
     telling = threading.Lock()
     failed = False

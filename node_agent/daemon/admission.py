@@ -10,10 +10,11 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from node_agent.job import Job
-from node_agent.workloads.shard import ShardSettings
+from node_agent.job import Job, ShardSettings
 
-RENDEZVOUS = re.compile(r"tcp://(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})")
+RENDEZVOUS = re.compile(
+    r"tcp://(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})"
+)
 
 MOST: dict[str, float] = {
     "steps": 10**7,
@@ -42,7 +43,7 @@ LEAST: dict[str, float] = {
 MOST_NODES, MOST_LAYERS, WIDEST = 64, 32, 2**16
 MOST_ITEMS = 10**5
 """of any list in a job"""
-LONGEST = 256
+LONGEST = 1024
 """characters of any text in a job"""
 NARROWEST = 1
 
@@ -63,7 +64,7 @@ def admit(job: Job, files: Collection[str], interface: str) -> Job:
         raise Inadmissible(f"imposed: found {job.imposed!r}, allowed 'node' on a board")
     port = RENDEZVOUS.fullmatch(job.rendezvous)
     if port is None or not 0 < int(port.group(1)) < 2**16:
-        raise Inadmissible(f"rendezvous: found {job.rendezvous[:LONGEST]!r}, allowed tcp://HOST:PORT")
+        raise Inadmissible(f"rendezvous: found {job.rendezvous[:64]!r}, allowed tcp://HOST:PORT")
     if len(job.nodes) > MOST_NODES:
         raise Inadmissible(f"nodes: found {len(job.nodes)}, allowed at most {MOST_NODES}")
     if len(set(job.nodes)) < len(job.nodes):
@@ -81,7 +82,7 @@ def _workload(workload: Any, files: Collection[str]) -> None:
         raise Inadmissible("workload.scene: found a path, allowed a shard among the files of the claim")
     if scene.file not in files:
         allowed = f"one of {', '.join(sorted(files))}" if files else "none: the claim announced no files"
-        raise Inadmissible(f"workload.scene.file: found {scene.file[:LONGEST]!r}, allowed {allowed}")
+        raise Inadmissible(f"workload.scene.file: found {scene.file!r}, allowed {allowed}")
     if not 1 <= len(workload.network) <= MOST_LAYERS:
         raise Inadmissible(f"workload.network: found {len(workload.network)} layers, allowed 1 to {MOST_LAYERS}")
     for width in workload.network:

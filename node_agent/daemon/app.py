@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Annotated, Any, Protocol
 
 from fastapi import Body, FastAPI, Query, Request, Response
@@ -15,14 +15,14 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from node_agent.daemon import board, disk, metrics
+from node_agent.daemon import board, metrics
 from node_agent.daemon.api import Board, Claim, Health, JobStatus, Received, Refused, Task
-from node_agent.daemon.held import HeldJob
+from node_agent.daemon.held import HeldJob, within
 from node_agent.daemon.network import NoAddress
 from node_agent.daemon.output import ANSWER
 from node_agent.daemon.refusal import Refusal, one_line
 from node_agent.daemon.settings import AgentSettings
-from node_agent.daemon.slot import Slot, statuses
+from node_agent.daemon.slot import Slot, no_room, statuses
 from node_agent.daemon.uploads import Upload
 
 KEEP_ALIVE = 1.0
@@ -261,7 +261,8 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def not_found(request: Request, error: HTTPException) -> Response:
-        return _refuse(error.status_code, one_line(f"{request.method} {request.url.path}: {error.detail}"), None, error)
+        text = one_line(f"{request.method} {request.scope['path']}: {error.detail}")
+        return _refuse(error.status_code, text, headers=error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -275,9 +276,11 @@ def _answer_errors(app: FastAPI) -> None:
         return _refuse(500, "the agent failed; its log says how")
 
 
-def _refuse(code: int, error: str, status: JobStatus | None = None, of: HTTPException | None = None) -> Response:
+def _refuse(
+    code: int, error: str, status: JobStatus | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
     body = Refused(error=error, status=status).model_dump(mode="json")
-    return JSONResponse(body, code, headers=dict(of.headers) if of is not None and of.headers else None)
+    return JSONResponse(body, code, headers=dict(headers or {}))
 
 
 def _short(value: Any) -> str:
@@ -325,14 +328,14 @@ async def _receive(request: Request, slot: Slot, job: HeldJob, upload: Upload, o
         try:
             _with_status(job, lambda chunk=chunk: upload.add(turn, chunk))  # type: ignore[misc]
         except OSError as error:
-            raise Refusal(507, "disk full" if disk.is_full(error) else f"disk: {error.strerror}", job.status()) from None
+            raise no_room(error, job.status()) from None
         finally:
             slot.uploaded_bytes += upload.received - before
     if upload.due:
         try:
             await asyncio.to_thread(upload.finish)
         except OSError as error:
-            raise Refusal(507, "disk full" if disk.is_full(error) else f"disk: {error.strerror}", job.status()) from None
+            raise no_room(error, job.status()) from None
         job.renew()
     slot.arrived(job)
 
@@ -363,20 +366,19 @@ async def _next(chunks: AsyncIterator[bytes], job: HeldJob) -> bytes | None:
 
 async def _events(slot: Slot, job: HeldJob, after: int) -> AsyncIterator[bytes]:
     while True:
-        over = not job.active
+        over, news = not job.active, job.news()
         lines = job.journal.read(after)
-        for line in lines:
-            after += 1
-            yield b'{"seq": %d, "event": %b}\n' % (after, line.rstrip(b"\n"))
         if lines:
-            continue
-        if over:
+            numbered = enumerate(lines, after + 1)
+            after += len(lines)
+            yield b"".join(b'{"seq": %d, "event": %b}\n' % (seq, line.rstrip()) for seq, line in numbered)
+        elif over:
             yield _end(job)
             return
-        if slot.stopping and job.record.state != "running":
+        elif slot.stopping and job.record.state != "running":
             return
-        yield b"\n"
-        await job.change(KEEP_ALIVE)
+        elif not await within(news, KEEP_ALIVE):
+            yield b"\n"
 
 
 def _end(job: HeldJob) -> bytes:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from starlette.exceptions import HTTPException
+
 from node_agent.daemon.api import Refused
 from node_agent.daemon.refusal import Refusal, one_line
 
@@ -21,6 +23,8 @@ BODY_WITHIN = 30.0
 
 FILES = re.compile(r"/v1/jobs/[^/]+/files/[^/]+")
 """paths whose bodies are files; their route bounds them by what was announced"""
+
+_TOO_LARGE = f"body: found more than {LARGEST_BODY} bytes, allowed at most as many"
 
 Message = dict[str, Any]
 App = Callable[[Message, Any, Any], Any]
@@ -78,10 +82,11 @@ class _Answer:
 
 
 def _bounded(scope: Message, receive: Any) -> Any:
-    """Raises Refusal for a body that is too large, by its own word or by count, or too slow."""
+    """Raises Refusal for a body that is too large by its own word, and HTTPException, as the application passes it on,
+    while it is read: for one that is too large or too slow."""
     announced = dict(scope["headers"]).get(b"content-length", b"0")
     if announced.isdigit() and int(announced[:20]) > LARGEST_BODY:
-        raise _too_large()
+        raise Refusal(413, _TOO_LARGE)
     arrived = 0
     complete = False
     deadline = asyncio.get_running_loop().time() + BODY_WITHIN
@@ -94,15 +99,11 @@ def _bounded(scope: Message, receive: Any) -> Any:
             left = deadline - asyncio.get_running_loop().time()
             message: Message = await asyncio.wait_for(receive(), max(0.0, left))
         except asyncio.TimeoutError:
-            raise Refusal(408, f"body: found none for {BODY_WITHIN:g} s, allowed one that arrives by then") from None
+            raise HTTPException(408, f"the body took longer than {BODY_WITHIN:g} s") from None
         arrived += len(message.get("body", b""))
         if arrived > LARGEST_BODY:
-            raise _too_large()
+            raise HTTPException(413, _TOO_LARGE)
         complete = not message.get("more_body", False)
         return message
 
     return counted
-
-
-def _too_large() -> Refusal:
-    return Refusal(413, f"body: found more than {LARGEST_BODY} bytes, allowed at most as many")

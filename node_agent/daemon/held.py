@@ -88,10 +88,9 @@ class HeldJob:
         before, self._changed = self._changed, asyncio.Event()
         before.set()
 
-    async def change(self, within: float) -> None:
-        """Wait for something new, no longer than `within` s."""
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), within)
+    def news(self) -> asyncio.Event:
+        """Set as soon as there is something that is not there now."""
+        return self._changed
 
     def stop_listening(self) -> None:
         if self.listening is not None:
@@ -105,3 +104,10 @@ class HeldJob:
             if file is not None:
                 file.close()
         self._journal = self._output = None
+
+
+async def within(event: asyncio.Event, seconds: float) -> bool:
+    """Whether it is set by then."""
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()

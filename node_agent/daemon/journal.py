@@ -41,8 +41,8 @@ class Journal:
                 self._ends.append(at + found + 1)
                 found = chunk.find(b"\n", found + 1)
             at += len(chunk)
-        if at > self.bytes:
-            os.ftruncate(self._file, self.bytes)
+        if at > self.size:
+            os.ftruncate(self._file, self.size)
 
     @property
     def last(self) -> int:
@@ -50,7 +50,7 @@ class Journal:
         return len(self._ends) + len(self._memory)
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Size of the file."""
         return self._ends[-1] if self._ends else 0
 
@@ -65,7 +65,7 @@ class Journal:
         except OSError:
             self._remember(line)
             raise
-        self._ends.append(self.bytes + len(line))
+        self._ends.append(self.size + len(line))
 
     def _remember(self, line: bytes) -> None:
         if self.lost or self._in_memory + len(line) > self._kept:
@@ -81,7 +81,7 @@ class Journal:
                 write_whole(self._file, self._memory[0])
                 line = self._memory.pop(0)
                 self._in_memory -= len(line)
-                self._ends.append(self.bytes + len(line))
+                self._ends.append(self.size + len(line))
         except OSError:
             return False
         return True

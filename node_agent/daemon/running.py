@@ -64,8 +64,11 @@ class Running:
         for descriptor, take in ((process.events, self._events_came), (process.output, self._printed)):
             self._open[descriptor] = asyncio.Event()
             self._loop.add_reader(descriptor, self._read, descriptor, take)
-        process.when_over(lambda: self._loop.call_soon_threadsafe(self._over.set))
+        process.when_over(self._is_over)
         return process
+
+    def _is_over(self) -> None:
+        self._loop.call_soon_threadsafe(self._over.set)
 
     async def until_over(self) -> tuple[str | None, int]:
         """Wait until the process and all that it started are gone and what they said is kept; returns why it failed, if
@@ -150,8 +153,8 @@ class Running:
         self._take(event)
         journal = self._job.journal
         room = self._disk_left - self._job.output.bytes
-        if journal.bytes + len(line) > room:
-            self.end(_too_much("disk", journal.bytes + len(line) + self._job.output.bytes, self._disk_left))
+        if journal.size + len(line) > room:
+            self.end(_too_much("disk", journal.size + len(line) + self._job.output.bytes, self._disk_left))
             return
         try:
             journal.append(line)

@@ -13,8 +13,9 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from node_agent.daemon import disk
 from node_agent.daemon.admission import Inadmissible, admit
 from node_agent.daemon.api import BenchTask, Claim, JobStatus, Meeting, RunTask, State
-from node_agent.daemon.held import HeldJob
+from node_agent.daemon.held import HeldJob, within
 from node_agent.daemon.network import NoAddress, open_meeting
+from node_agent.daemon.process import end_earlier
 from node_agent.daemon.refusal import Refusal, one_line
 from node_agent.daemon.running import Running
 from node_agent.daemon.settings import AgentSettings
@@ -116,8 +117,6 @@ class Slot:
             self._meet_again(self._current)
 
     def _end_of_earlier(self, job: HeldJob) -> None:
-        from node_agent.daemon.process import end_earlier
-
         try:
             ended = end_earlier(job.id)
         except TimeoutError as error:
@@ -168,7 +167,7 @@ class Slot:
             raise Refusal(409, str(error)) from None
         except OSError as error:
             self._store.remove(record.id)
-            raise _no_room(error) from error
+            raise no_room(error) from error
         self._current = job
         self._watch(job)
         log.info(f"job {job.id}: claimed by {owner} for run {claim.run}")
@@ -213,7 +212,7 @@ class Slot:
             try:
                 disk.replace(job.folder.work / "job.json", admitted.model_dump_json(indent=2).encode())
             except OSError as error:
-                raise _no_room(error) from error
+                raise no_room(error) from error
             arguments = ["run", "job.json"]
         else:
             arguments = ["bench", "--out", "result", *(["--quick"] if task.quick else [])]
@@ -274,9 +273,7 @@ class Slot:
             job.reason = reason
         if self._running is not None:
             self._running.end(reason)
-        try:
-            await asyncio.wait_for(job.ended.wait(), ENDING)
-        except asyncio.TimeoutError:
+        if not await within(job.ended, ENDING):
             log.error(f"job {job.id}: its processes do not end")
 
     def forget(self, job: HeldJob) -> None:
@@ -362,8 +359,8 @@ def _command(arguments: list[str], with_events: bool, job: HeldJob) -> Callable[
     return command
 
 
-def _no_room(error: OSError) -> Refusal:
-    return Refusal(507, "disk full" if disk.is_full(error) else f"disk: {error.strerror}")
+def no_room(error: OSError, status: JobStatus | None = None) -> Refusal:
+    return Refusal(507, "disk full" if disk.is_full(error) else f"disk: {error.strerror}", status)
 
 
 def statuses(jobs: Sequence[HeldJob]) -> list[JobStatus]:

@@ -1,12 +1,12 @@
 """The data folder: one folder per job, bounded in number and size, and one daemon at a time.
 
-    lock                 held by the daemon that uses the folder
-    spare                room kept for what has to be written when the disk is full
-    jobs/ID/record.json  what is known of a job
-    jobs/ID/events       its events, a line each
-    jobs/ID/log          what it printed
-    jobs/ID/parts/       files that have not arrived whole
-    jobs/ID/work/        the folder that its process works in
+lock                 held by the daemon that uses the folder
+spare                room kept for what has to be written when the disk is full
+jobs/ID/record.json  what is known of a job
+jobs/ID/events       its events, a line each
+jobs/ID/log          what it printed
+jobs/ID/parts/       files that have not arrived whole
+jobs/ID/work/        the folder that its process works in
 """
 
 from __future__ import annotations

@@ -1,0 +1,150 @@
+"""The connections of the API's server: how many there may be, how slow they may be, and who is behind each.
+
+A new connection is always taken. Where there are too many, the one that has been silent for longest goes, those of the
+job's owner last: nobody can lock a controller out of its own lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import h11
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from node_agent.daemon.api import Refused
+
+MOST = 64
+
+HEAD_WITHIN = 10.0
+"""s from a connection's beginning, or from the first byte of a later request, until a request's head is there"""
+
+LINGER = 0.5
+"""s that a connection stays open after a refusal of a body that was not read, so that the refusal is"""
+
+UNACKNOWLEDGED = 30
+"""s after which a peer that acknowledges nothing is gone"""
+
+
+@dataclass(frozen=True)
+class Who:
+    """The peer of a connection."""
+
+    name: str
+    serial: int | None = None
+    role: str = "controller"
+
+
+Identify = Callable[[Any], Who | None]
+"""from the TLS object of a connection, or None where there is no TLS"""
+
+
+class Connections:
+    """All that are open."""
+
+    def __init__(self, identify: Identify, owner: Callable[[], str | None], most: int = MOST) -> None:
+        """`owner` tells the name of who holds the board."""
+        self.identify = identify
+        self._owner = owner
+        self._most = most
+        self._open: set[BoardProtocol] = set()
+
+    def add(self, connection: BoardProtocol) -> None:
+        self._open.add(connection)
+        if len(self._open) > self._most:
+            owner = self._owner()
+            others = self._open - {connection}
+            least = min(others, key=lambda one: (one.who is not None and one.who.name == owner, one.active))
+            self._open.discard(least)
+            least.transport.abort()
+
+    def discard(self, connection: BoardProtocol) -> None:
+        self._open.discard(connection)
+
+
+class BoardProtocol(H11Protocol):
+    """uvicorn's, with limits."""
+
+    def __init__(
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any], connections: Connections
+    ) -> None:
+        super().__init__(config=config, server_state=server_state, app_state=app_state)
+        self._connections = connections
+        self._head_due: asyncio.TimerHandle | None = None
+        self._lingering = False
+        self.who: Who | None = None
+        self.active = self.loop.time()
+        """when something came last"""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        _notice_silence(transport.get_extra_info("socket"))
+        self.who = self._connections.identify(transport.get_extra_info("ssl_object"))
+        self.app_state = {**self.app_state, "peer": self.who}
+        self._connections.add(self)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        self._head_is_there()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingering:
+            return
+        self.active = self.loop.time()
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._head_is_there()
+        elif self._head_due is None and not self.transport.is_closing():
+            self._await_head()
+
+    def on_response_complete(self) -> None:
+        unread = self.conn.their_state not in (h11.DONE, h11.IDLE, h11.MUST_CLOSE, h11.CLOSED)
+        if unread and not self.transport.is_closing():
+            # Closing at once would reset the connection, and the peer might never read why.
+            self.server_state.total_requests += 1
+            self._lingering = True
+            self.flow.pause_reading()
+            self.loop.call_later(LINGER, self.transport.close)
+            return
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """A request that is no HTTP. Nothing can be answered once an answer has begun."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.abort()
+            return
+        body = json.dumps(Refused(error="request: found what is no HTTP/1.1").model_dump()).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _await_head(self) -> None:
+        self._head_due = self.loop.call_later(HEAD_WITHIN, self.transport.abort)
+
+    def _head_is_there(self) -> None:
+        if self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
+
+
+def _notice_silence(connection: socket.socket | None) -> None:
+    """Have the kernel find out that a peer is gone."""
+    if connection is None:
+        return
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED * 1000)
