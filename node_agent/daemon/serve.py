@@ -71,6 +71,7 @@ async def _daemon(settings: AgentSettings, store: Store, listening: socket.socke
     server = BoardServer(Gate(app, security.refuse), connections, security.tls)
     serving = asyncio.create_task(server.run_on(listening))
     stopping = asyncio.create_task(stop.wait())
+    await server.listens.wait()
     notifier = Notifier()
     watchdog = asyncio.create_task(notifier.keep_alive())
     place = listening.getsockname()

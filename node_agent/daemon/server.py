@@ -51,6 +51,7 @@ class BoardServer(Server):
         self._connections = connections
         self._tls = tls
         self._over = asyncio.Event()
+        self.listens = asyncio.Event()
 
     async def run_on(self, listening: socket.socket) -> None:
         """Serve on a listening socket until `end` is called."""
@@ -70,11 +71,12 @@ class BoardServer(Server):
         within = HANDSHAKE_WITHIN if self._tls is not None else None
         self.servers = [
             await loop.create_server(
-                protocol, sock=listening, ssl=self._tls, backlog=BACKLOG, ssl_handshake_timeout=timeout
+                protocol, sock=listening, ssl=self._tls, backlog=BACKLOG, ssl_handshake_timeout=within
             )
             for listening in sockets
         ]
         self.started = True
+        self.listens.set()
 
     async def main_loop(self) -> None:
         await self._over.wait()
