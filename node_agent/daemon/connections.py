@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import h11
@@ -19,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from node_agent.daemon.api import Refused
+from node_agent.security.contexts import Peer
 
 MOST = 64
 
@@ -32,16 +33,7 @@ UNACKNOWLEDGED = 30
 """s after which a peer that acknowledges nothing is gone"""
 
 
-@dataclass(frozen=True)
-class Who:
-    """The peer of a connection."""
-
-    name: str
-    serial: int | None = None
-    role: str = "controller"
-
-
-Identify = Callable[[Any], Who | None]
+Identify = Callable[[ssl.SSLObject | None], Peer | None]
 """from the TLS object of a connection, or None where there is no TLS"""
 
 
@@ -60,9 +52,18 @@ class Connections:
         if len(self._open) > self._most:
             owner = self._owner()
             others = self._open - {connection}
-            least = min(others, key=lambda one: (one.who is not None and one.who.name == owner, one.active))
+            least = min(others, key=lambda one: (one.peer is not None and one.peer.name == owner, one.active))
             self._open.discard(least)
             least.transport.abort()
+
+    def drop_soon(self, refuse: Callable[[Peer | None], object]) -> None:
+        """Close those whose peer is refused, after what is being answered now."""
+        asyncio.get_running_loop().call_later(LINGER, self._drop, refuse)
+
+    def _drop(self, refuse: Callable[[Peer | None], object]) -> None:
+        for connection in list(self._open):
+            if refuse(connection.peer):
+                connection.transport.abort()
 
     def discard(self, connection: BoardProtocol) -> None:
         self._open.discard(connection)
@@ -78,15 +79,15 @@ class BoardProtocol(H11Protocol):
         self._connections = connections
         self._head_due: asyncio.TimerHandle | None = None
         self._lingering = False
-        self.who: Who | None = None
+        self.peer: Peer | None = None
         self.active = self.loop.time()
         """when something came last"""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         _notice_silence(transport.get_extra_info("socket"))
-        self.who = self._connections.identify(transport.get_extra_info("ssl_object"))
-        self.app_state = {**self.app_state, "peer": self.who}
+        self.peer = self._connections.identify(transport.get_extra_info("ssl_object"))
+        self.app_state = {**self.app_state, "peer": self.peer}
         self._connections.add(self)
         self._await_head()
 

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from node_agent.daemon.api import Refused
 from node_agent.daemon.refusal import Refusal, one_line
+from node_agent.security.contexts import Peer
 
 LARGEST_BODY = 4 * 2**20
 """bytes of a body that is no file"""
@@ -35,7 +36,7 @@ log = logging.getLogger("node_agent.daemon")
 class Gate:
     """ASGI middleware around the application. Whatever goes wrong inside is answered with `Refused`."""
 
-    def __init__(self, app: App, refuse: Callable[[Any], Refusal | None]) -> None:
+    def __init__(self, app: App, refuse: Callable[[Peer | None], Refusal | None]) -> None:
         """`refuse` tells why a peer may not ask for anything, if so."""
         self._app = app
         self._refuse = refuse

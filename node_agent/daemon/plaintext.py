@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any
 
-from node_agent.daemon.connections import Who
 from node_agent.daemon.refusal import Refusal
+from node_agent.security.contexts import Peer
 
-INSECURE = Who("insecure")
+INSECURE = Peer("insecure", 0, "controller")
 
 _WITHOUT = "this agent runs without TLS and has no certificate"
 
@@ -19,10 +18,10 @@ class Plaintext:
     tls: ssl.SSLContext | None = None
     ends_s: float | None = None
 
-    def identify(self, tls: Any) -> Who:
+    def identify(self, tls: ssl.SSLObject | None) -> Peer:
         return INSECURE
 
-    def refuse(self, peer: Who | None) -> Refusal | None:
+    def refuse(self, peer: Peer | None) -> Refusal | None:
         return None
 
     def request(self) -> bytes:

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import resource
 import signal
 import socket
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from node_agent.daemon.app import make
-from node_agent.daemon.connections import Connections
-from node_agent.daemon.gate import Gate
+from node_agent.daemon.agent import Agent
+from node_agent.daemon.membership import Membership
+from node_agent.daemon.network import NoAddress, address_of
 from node_agent.daemon.notify import Notifier
 from node_agent.daemon.plaintext import Plaintext
 from node_agent.daemon.refusal import one_line
-from node_agent.daemon.server import BACKLOG, BoardServer
+from node_agent.daemon.server import BACKLOG
 from node_agent.daemon.settings import AgentSettings, SettingsError, read
-from node_agent.daemon.slot import Slot
 from node_agent.daemon.store import DataFolderError, Store
+from node_agent.security.enrolment import serve_enrolment
+from node_agent.security.errors import IdentityError
+from node_agent.security.identity import Identity
+from node_agent.security.verbs import FOLDER
 
-FAILED, BAD_INPUT = 1, 2
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
-log = logging.getLogger("node_agent.daemon")
+log = logging.getLogger("node_agent")
 
 
 def serve(config: Path | None = None, insecure: bool = False) -> int:
@@ -50,45 +54,69 @@ def serve(config: Path | None = None, insecure: bool = False) -> int:
         listening.close()
         return _refuse(FAILED, str(error))
     try:
-        asyncio.run(_daemon(settings, store, listening, insecure))
+        return asyncio.run(_daemon(settings, store, listening, insecure))
+    except IdentityError as error:
+        return _refuse(FAILED, str(error))
+    except KeyboardInterrupt:  # before there was anything to end
+        return INTERRUPTED
     finally:
         store.close()
-    return 0
 
 
-async def _daemon(settings: AgentSettings, store: Store, listening: socket.socket, insecure: bool) -> None:
-    began = time.monotonic()
+async def _daemon(settings: AgentSettings, store: Store, listening: socket.socket, insecure: bool) -> int:
+    """Raises IdentityError."""
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_failure)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    security = Plaintext()
-    slot = Slot(settings, store)
-    slot.take_up()
-    app = make(settings, slot, security, began)
-    connections = Connections(security.identify, lambda: _owner(slot))
-    server = BoardServer(Gate(app, security.refuse), connections, security.tls)
-    serving = asyncio.create_task(server.run_on(listening))
-    stopping = asyncio.create_task(stop.wait())
-    await server.listens.wait()
     notifier = Notifier()
     watchdog = asyncio.create_task(notifier.keep_alive())
-    place = listening.getsockname()
-    scheme = "https" if security.tls is not None else "http"
-    host = f"[{place[0]}]" if ":" in place[0] else place[0]
-    print(f"node-agent: {settings.name} listens on {scheme}://{host}:{place[1]}, data in {settings.data}", flush=True)
-    notifier.tell("READY=1", f"STATUS=listens on {host}:{place[1]}")
-    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    notifier.tell("STOPPING=1")
-    await slot.stop()
-    server.end()
-    await serving
-    watchdog.cancel()
+    try:
+        security = Plaintext() if insecure else await _membership(settings, listening, notifier, stop)
+        if security is not None:
+            place = f"{'http' if insecure else 'https'}://{_place(listening)}"
+
+            def ready() -> None:
+                print(f"node-agent: {settings.name} listens on {place}, data in {settings.data}", flush=True)
+                notifier.tell("READY=1", f"STATUS=listens on {place}")
+
+            await Agent(settings, store, security).serve(listening, stop, ready)
+    finally:
+        watchdog.cancel()
+        notifier.tell("STOPPING=1")
+        listening.close()
+    return 0
 
 
-def _owner(slot: Slot) -> str | None:
-    return slot.current.record.owner if slot.current is not None and slot.current.active else None
+async def _membership(
+    settings: AgentSettings, listening: socket.socket, notifier: Notifier, stop: asyncio.Event
+) -> Membership | None:
+    """The board's own, once it is enrolled; None: it was told to stop before. Raises IdentityError."""
+    identity = Identity(settings.data / FOLDER)
+    if not identity.enrolled:
+        place = _place(listening)
+        print(f"node-agent: {settings.name} waits at {place} to be enrolled: node-agent token", flush=True)
+        notifier.tell("READY=1", f"STATUS=waits at {place} to be enrolled")
+        await serve_enrolment(identity, settings.name, _hosts(settings), listening)
+        if stop.is_set():
+            return None
+    return Membership(identity)
+
+
+def _hosts(settings: AgentSettings) -> list[str]:
+    """Names and addresses that the board knows of itself."""
+    known = [settings.name, socket.gethostname()]
+    with suppress(NoAddress):
+        known.append(address_of(settings.interface))
+    if not ipaddress.ip_address("127.0.0.1" if settings.host == "localhost" else settings.host).is_unspecified:
+        known.append(settings.host)
+    return list(dict.fromkeys(known))
+
+
+def _place(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _listen(settings: AgentSettings) -> socket.socket:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 from node_agent.daemon import disk
 from node_agent.daemon.admission import Inadmissible, admit
-from node_agent.daemon.api import BenchTask, Claim, JobStatus, Meeting, RunTask, State
+from node_agent.daemon.api import Claim, JobStatus, Meeting, RunTask, State, Task
 from node_agent.daemon.held import HeldJob, within
 from node_agent.daemon.network import NoAddress, open_meeting
 from node_agent.daemon.process import end_earlier
@@ -20,6 +19,8 @@ from node_agent.daemon.refusal import Refusal, one_line
 from node_agent.daemon.running import Running
 from node_agent.daemon.settings import AgentSettings
 from node_agent.daemon.store import Record, Store
+from node_agent.daemon.tasks import Command, Commanding, command
+from node_agent.job import Job
 
 LOOK = 0.25
 """s between two looks at the lease"""
@@ -40,8 +41,10 @@ log = logging.getLogger("node_agent.daemon")
 
 
 class Slot:
-    def __init__(self, settings: AgentSettings, store: Store, around: Around = nullcontext) -> None:
-        """Takes up what an earlier daemon left. To be made inside of the event loop."""
+    def __init__(
+        self, settings: AgentSettings, store: Store, around: Around = nullcontext, commanding: Commanding = command
+    ) -> None:
+        self._commanding = commanding
         self._settings = settings
         self._store = store
         self._around = around
@@ -197,36 +200,34 @@ class Slot:
             self._save(job)
             job.changed()
 
-    def start(self, job: HeldJob, task: RunTask | BenchTask) -> None:
+    def start(self, job: HeldJob, task: Task) -> None:
         """Raises Refusal."""
         if job.record.state != "ready":
             raise Refusal(409, f"job: found {job.record.state}, allowed ready", job.status())
-        rank = 0
-        arguments: list[str]
         if isinstance(task, RunTask):
+            task = RunTask(job=self._admitted(job, task))
             try:
-                admitted = admit(task.job, [file.name for file in job.record.files], self._settings.interface)
-            except Inadmissible as error:
-                raise Refusal(422, f"job.{error}", job.status()) from None
-            rank = admitted.rank
-            try:
-                disk.replace(job.folder.work / "job.json", admitted.model_dump_json(indent=2).encode())
+                disk.replace(job.folder.work / "job.json", task.job.model_dump_json(indent=2).encode())
             except OSError as error:
-                raise no_room(error) from error
-            arguments = ["run", "job.json"]
-        else:
-            arguments = ["bench", "--out", "result", *(["--quick"] if task.quick else [])]
-        if isinstance(task, BenchTask) or rank != 0:
+                raise no_room(error, job.status()) from error
+        if not isinstance(task, RunTask) or task.job.rank != 0:
             job.stop_listening()
-        self.run(job, _command(arguments, isinstance(task, RunTask), job), isinstance(task, RunTask))
+        listening = job.listening.fileno() if job.listening is not None else None
+        self.run(job, self._commanding(task, listening), isinstance(task, RunTask))
 
-    def run(self, job: HeldJob, command: Callable[[int], Sequence[str]], by_steps: bool) -> None:
+    def _admitted(self, job: HeldJob, task: RunTask) -> Job:
+        try:
+            return admit(task.job, [file.name for file in job.record.files], self._settings.interface)
+        except Inadmissible as error:
+            raise Refusal(422, f"job.{error}", job.status()) from None
+
+    def run(self, job: HeldJob, command: Command, by_steps: bool) -> None:
         """Have the job's process started."""
         job.record.state = "running"
         self._save(job)
         self._spawn(self._do(job, command, by_steps))
 
-    async def _do(self, job: HeldJob, command: Callable[[int], Sequence[str]], by_steps: bool) -> None:
+    async def _do(self, job: HeldJob, command: Command, by_steps: bool) -> None:
         """The job's process, from before its start until after its end."""
         error: str | None
         exit: int | None = None
@@ -241,12 +242,10 @@ class Slot:
             await asyncio.to_thread(stack.close)
         self._close(job, error, exit)
 
-    async def _process(
-        self, job: HeldJob, command: Callable[[int], Sequence[str]], by_steps: bool
-    ) -> tuple[str | None, int | None]:
+    async def _process(self, job: HeldJob, command: Command, by_steps: bool) -> tuple[str | None, int | None]:
+        others = await asyncio.to_thread(lambda: self._store.used() - self._store.used_by(job.id))
         if job.reason is not None:  # it was ended before it could begin
             return job.reason, None
-        others = await asyncio.to_thread(lambda: self._store.used() - self._store.used_by(job.id))
         left = max(0, self._store.limit - others)
         self._running = Running(job, self._settings.memory_bytes, left, by_steps)
         try:
@@ -344,19 +343,6 @@ class Slot:
         task = asyncio.ensure_future(work)  # type: ignore[call-overload]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _command(arguments: list[str], with_events: bool, job: HeldJob) -> Callable[[int], Sequence[str]]:
-    """The command of a job's process, which is told the descriptors that it has."""
-    listening = job.listening.fileno() if job.listening is not None else None
-
-    def command(events: int) -> Sequence[str]:
-        descriptors = ["--events", str(events)] if with_events else []
-        if listening is not None and with_events:
-            descriptors += ["--listen", str(listening)]
-        return [sys.executable, "-m", "node_agent", *arguments, *descriptors]
-
-    return command
 
 
 def no_room(error: OSError, status: JobStatus | None = None) -> Refusal:
