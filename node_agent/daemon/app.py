@@ -68,7 +68,8 @@ _WORDS = {
 
 
 def _refusals(*codes: int) -> dict[int | str, dict[str, Any]]:
-    return {code: {"model": Refused, "description": _WORDS[code]} for code in sorted({*codes, *_ALWAYS})}
+    found = {*codes, *_ALWAYS, *((422,) if 404 in codes else ())}  # FastAPI describes it for every path with a parameter
+    return {code: {"model": Refused, "description": _WORDS[code]} for code in sorted(found)}
 
 
 def _octets(kind: str, description: str) -> dict[str, Any]:
