@@ -68,7 +68,11 @@ _WORDS = {
 
 
 def _refusals(*codes: int) -> dict[int | str, dict[str, Any]]:
-    found = {*codes, *_ALWAYS, *((422,) if 404 in codes else ())}  # FastAPI describes it for every path with a parameter
+    found = {
+        *codes,
+        *_ALWAYS,
+        *((422,) if 404 in codes else ()),
+    }  # FastAPI describes it for every path with a parameter
     return {code: {"model": Refused, "description": _WORDS[code]} for code in sorted(found)}
 
 

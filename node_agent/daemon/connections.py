@@ -78,7 +78,6 @@ class BoardProtocol(H11Protocol):
         super().__init__(config=config, server_state=server_state, app_state=app_state)
         self._connections = connections
         self._head_due: asyncio.TimerHandle | None = None
-        self._lingering = False
         self.peer: Peer | None = None
         self.active = self.loop.time()
         """when something came last"""
@@ -88,6 +87,7 @@ class BoardProtocol(H11Protocol):
         _notice_silence(transport.get_extra_info("socket"))
         self.peer = self._connections.identify(transport.get_extra_info("ssl_object"))
         self.app_state = {**self.app_state, "peer": self.peer}
+        self.transport = _Patient(transport, self)
         self._connections.add(self)
         self._await_head()
 
@@ -97,7 +97,7 @@ class BoardProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._lingering:
+        if self.transport.is_closing():
             return
         self.active = self.loop.time()
         super().data_received(data)
@@ -106,16 +106,18 @@ class BoardProtocol(H11Protocol):
         elif self._head_due is None and not self.transport.is_closing():
             self._await_head()
 
-    def on_response_complete(self) -> None:
-        unread = self.conn.their_state not in (h11.DONE, h11.IDLE, h11.MUST_CLOSE, h11.CLOSED)
-        if unread and not self.transport.is_closing():
-            # Closing at once would reset the connection, and the peer might never read why.
-            self.server_state.total_requests += 1
-            self._lingering = True
-            self.flow.pause_reading()
-            self.loop.call_later(LINGER, self.transport.close)
-            return
-        super().on_response_complete()
+    @property
+    def unread(self) -> bool:
+        """Whether more of a request is on its way."""
+        return self.conn.their_state is h11.SEND_BODY
+
+    def shutdown(self) -> None:
+        """Of the server. Over TLS a peer that says nothing would not let itself be taken leave of."""
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and not self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         """A request that is no HTTP. Nothing can be answered once an answer has begun."""
@@ -139,6 +141,46 @@ class BoardProtocol(H11Protocol):
         if self._head_due is not None:
             self._head_due.cancel()
             self._head_due = None
+
+
+class _Patient(asyncio.Transport):
+    """A transport that is not closed in the face of a peer who still sends: the connection would be reset, and the peer
+    might never read what it was answered."""
+
+    def __init__(self, transport: asyncio.Transport, connection: BoardProtocol) -> None:
+        self._transport = transport
+        self._connection = connection
+        self._lingers = False
+
+    def is_closing(self) -> bool:
+        return self._lingers or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self._lingers or not self._connection.unread:
+            self._transport.close()
+            return
+        self._lingers = True
+        self._transport.pause_reading()
+        asyncio.get_running_loop().call_later(LINGER, self._transport.close)
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._transport.write(data)
+
+    def get_write_buffer_size(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._lingers:
+            self._transport.resume_reading()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
 
 
 def _notice_silence(connection: socket.socket | None) -> None:

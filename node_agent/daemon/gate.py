@@ -22,6 +22,11 @@ LARGEST_BODY = 4 * 2**20
 BODY_WITHIN = 30.0
 """s until such a body has arrived"""
 
+LITTLE = 64 * 1024
+"""bytes of a body that are read although they are not wanted, and"""
+REST_WITHIN = 1.0
+"""s that are waited for them"""
+
 FILES = re.compile(r"/v1/jobs/[^/]+/files/[^/]+")
 """paths whose bodies are files; their route bounds them by what was announced"""
 
@@ -45,14 +50,15 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        answer = _Answer(send)
+        body = _Body(scope, receive)
+        answer = _Answer(send, body)
         try:
             refused = self._refuse(scope["state"].get("peer"))
             if refused is not None:
                 raise refused
             if not (FILES.fullmatch(scope["path"]) and scope["method"] == "PUT"):
-                receive = _bounded(scope, receive)
-            await self._app(scope, receive, answer)
+                body.bound()
+            await self._app(scope, body, answer)
         except Refusal as refusal:
             await answer.refuse(refusal)
         except Exception as error:  # a fault of ours: the daemon goes on, and its log says where it was
@@ -62,15 +68,66 @@ class Gate:
             await answer.refuse(Refusal(500, "the agent failed; its log says how"))
 
 
+class _Body:
+    """What a request brings, as the application receives it."""
+
+    def __init__(self, scope: Message, receive: Any) -> None:
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
+        self._announced = int(length[:20]) if length.isdigit() else 0
+        self._receive = receive
+        self._arrived = 0
+        self._deadline: float | None = None
+        self.complete = self._announced == 0 and b"transfer-encoding" not in headers
+
+    def bound(self) -> None:
+        """From now on it may neither be large nor slow. Raises Refusal for one that is too large by its own word."""
+        if self._announced > LARGEST_BODY:
+            raise Refusal(413, _TOO_LARGE)
+        self._deadline = _now() + BODY_WITHIN
+
+    async def __call__(self) -> Message:
+        """Raises HTTPException, which the application passes on, for one that is too large or too slow."""
+        if self._deadline is None or self.complete:  # what is waited for then is that the connection closes
+            return await self._next()
+        try:
+            message = await asyncio.wait_for(self._next(), max(0.0, self._deadline - _now()))
+        except asyncio.TimeoutError:
+            raise HTTPException(408, f"the body took longer than {BODY_WITHIN:g} s") from None
+        if self._arrived > LARGEST_BODY:
+            raise HTTPException(413, _TOO_LARGE)
+        return message
+
+    async def _next(self) -> Message:
+        message: Message = await self._receive()
+        self._arrived += len(message.get("body", b""))
+        self.complete = not message.get("more_body", False)
+        return message
+
+    async def rest(self) -> bool:
+        """Read what is left of it, if that is little; whether all has been read now."""
+        most, until = self._arrived + LITTLE, _now() + REST_WITHIN
+        try:
+            while not self.complete and max(self._arrived, self._announced) <= most:
+                await asyncio.wait_for(self._next(), until - _now())
+        except asyncio.TimeoutError:
+            return False
+        return self.complete
+
+
 class _Answer:
     """Passes an answer on, and knows whether one has begun."""
 
-    def __init__(self, send: Any) -> None:
+    def __init__(self, send: Any, body: _Body) -> None:
         self._send = send
+        self._body = body
         self._begun = False
 
     async def __call__(self, message: Message) -> None:
-        self._begun = True
+        if message["type"] == "http.response.start":
+            self._begun = True
+            if not await self._body.rest():  # the next request would have to be looked for behind it
+                message = {**message, "headers": [*message.get("headers", []), (b"connection", b"close")]}
         await self._send(message)
 
     async def refuse(self, refusal: Refusal) -> None:
@@ -82,29 +139,5 @@ class _Answer:
         await self({"type": "http.response.body", "body": body})
 
 
-def _bounded(scope: Message, receive: Any) -> Any:
-    """Raises Refusal for a body that is too large by its own word, and HTTPException, as the application passes it on,
-    while it is read: for one that is too large or too slow."""
-    announced = dict(scope["headers"]).get(b"content-length", b"0")
-    if announced.isdigit() and int(announced[:20]) > LARGEST_BODY:
-        raise Refusal(413, _TOO_LARGE)
-    arrived = 0
-    complete = False
-    deadline = asyncio.get_running_loop().time() + BODY_WITHIN
-
-    async def counted() -> Message:
-        nonlocal arrived, complete
-        if complete:  # what is waited for now is that the connection closes
-            return dict(await receive())
-        try:
-            left = deadline - asyncio.get_running_loop().time()
-            message: Message = await asyncio.wait_for(receive(), max(0.0, left))
-        except asyncio.TimeoutError:
-            raise HTTPException(408, f"the body took longer than {BODY_WITHIN:g} s") from None
-        arrived += len(message.get("body", b""))
-        if arrived > LARGEST_BODY:
-            raise HTTPException(413, _TOO_LARGE)
-        complete = not message.get("more_body", False)
-        return message
-
-    return counted
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -98,7 +98,7 @@ async def _membership(
         place = _place(listening)
         print(f"node-agent: {settings.name} waits at {place} to be enrolled: node-agent token", flush=True)
         notifier.tell("READY=1", f"STATUS=waits at {place} to be enrolled")
-        await serve_enrolment(identity, settings.name, _hosts(settings), listening)
+        await serve_enrolment(identity, settings.name, _hosts(settings), listening, stop)
         if stop.is_set():
             return None
     return Membership(identity)

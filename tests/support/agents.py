@@ -6,22 +6,27 @@ import asyncio
 import hashlib
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from node_agent.daemon import serve as serving
 from node_agent.daemon.agent import Agent
 from node_agent.daemon.api import Task
+from node_agent.daemon.membership import Membership
 from node_agent.daemon.plaintext import Plaintext
 from node_agent.daemon.settings import AgentSettings
 from node_agent.daemon.store import Store
 from node_agent.daemon.tasks import Command
+from node_agent.security.identity import Identity
 
 TELL = "import json, os, sys\ndef tell(**event): os.write(EVENTS, json.dumps(event).encode() + b'\\n')\n"
 """beginning of a program that stands for a job: it tells events"""
@@ -49,10 +54,9 @@ def commanding(task: Task, listening: int | None) -> Command:
 class Board:
     """What a test says to an agent."""
 
-    def __init__(self, url: str, agent: Agent | None = None) -> None:
+    def __init__(self, url: str, context: ssl.SSLContext | None = None) -> None:
         self.url = url
-        self.agent = agent
-        self.http = httpx.Client(base_url=url, timeout=20)
+        self.http = httpx.Client(base_url=url, timeout=20, verify=context or False)
 
     def get(self, path: str, **more: Any) -> Any:
         answer = self.http.get(path, **more)
@@ -117,12 +121,12 @@ def a_job(file: str, **values: Any) -> dict[str, Any]:
 
 @contextmanager
 def in_thread(
-    configured: AgentSettings, commanding: Callable[[Task, int | None], Command] = commanding
+    configured: AgentSettings, identity: Identity | None = None, context: ssl.SSLContext | None = None
 ) -> Iterator[Board]:
-    """An agent in this process; it is stopped at last."""
+    """An agent in this process; it is stopped at last. With an identity it speaks TLS; `context` is the client's."""
     listening = socket.create_server((configured.host, configured.port))
     listening.setblocking(False)
-    place = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    place = f"{'https' if identity else 'http'}://127.0.0.1:{listening.getsockname()[1]}"
     started = threading.Event()
     made: dict[str, Any] = {}
 
@@ -130,8 +134,9 @@ def in_thread(
         store = Store(configured.data, configured.disk_bytes, configured.kept_jobs)
         try:
             made["stop"], made["loop"] = asyncio.Event(), asyncio.get_running_loop()
-            made["agent"] = Agent(configured, store, Plaintext(), commanding=commanding)
-            await made["agent"].serve(listening, made["stop"], started.set)
+            security = Membership(identity) if identity else Plaintext()
+            agent = Agent(configured, store, security, commanding=commanding)
+            await agent.serve(listening, made["stop"], started.set)
         finally:
             store.close()
 
@@ -139,7 +144,7 @@ def in_thread(
     thread.start()
     try:
         assert started.wait(20)
-        yield Board(place, made["agent"])
+        yield Board(place, context)
     finally:
         made["loop"].call_soon_threadsafe(made["stop"].set)
         thread.join(20)
@@ -148,13 +153,27 @@ def in_thread(
 
 @contextmanager
 def in_process(
-    data: Path, *options: str, port: int = 0, lines: str = "", **popen: Any
+    folder: Path, *options: str, port: int = 0, lines: str = "", real: bool = False, **popen: Any
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`node-agent serve`, with what it says when it is ready; killed at last."""
-    data.mkdir(exist_ok=True)
-    config = data / "agent.yaml"
-    config.write_text(f"name: board\nlisten: 127.0.0.1:{port}\ndata: {data / 'data'}\ninterface: lo\n{lines}")
-    command = [sys.executable, "-m", "node_agent", "serve", "--config", str(config), *options]
+    """`node-agent serve`, and the first line that it says; killed at last. Unless it is a real one, jobs are small
+    programs, as for an agent in a thread."""
+    folder.mkdir(exist_ok=True)
+    program = ["-m", "node_agent"] if real else [__file__]
+    command = [sys.executable, *program, "serve", "--config", str(configuration(folder, port, lines)), *options]
+    with started(command, **popen) as (process, said):
+        yield process, said
+
+
+def configuration(folder: Path, port: int = 0, lines: str = "") -> Path:
+    """A file for an agent that keeps its data in `folder`/data."""
+    path = folder / "agent.yaml"
+    path.write_text(f"name: board\nlisten: 127.0.0.1:{port}\ndata: {folder / 'data'}\ninterface: lo\n{lines}")
+    return path
+
+
+@contextmanager
+def started(command: Sequence[str], **popen: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process, and the first line that it says; killed at last."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen) as process:
         assert process.stdout is not None
         try:
@@ -166,3 +185,8 @@ def in_process(
 def url_in(line: str) -> str:
     """Where an agent listens, by its own word."""
     return line.split(" listens on ")[1].split(",")[0]
+
+
+if __name__ == "__main__":
+    serving.Agent = partial(Agent, commanding=commanding)  # type: ignore[assignment,misc]
+    sys.exit(serving.serve(Path(sys.argv[3]), "--insecure" in sys.argv))

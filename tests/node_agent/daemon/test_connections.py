@@ -124,6 +124,25 @@ def test_a_body_without_length_is_counted(board: Board) -> None:
     board.http.delete(f"/v1/jobs/{job}")
 
 
+def test_an_answer_before_the_body(board: Board) -> None:
+    """A small body is read and the connection used again; behind a large one it is closed, and the peer told so."""
+    head = b"PUT /v1/jobs/x/files/y HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n"
+    with connect(board) as connection:
+        for _ in range(2):
+            connection.sendall(head % 100 + b"x" * 50)
+            time.sleep(0.05)
+            connection.sendall(b"x" * 50)
+            answer = connection.recv(65536)
+            while not answer.endswith(b"}"):
+                answer += connection.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 404 ")
+            assert b"connection: close" not in answer
+        connection.sendall(head % 10**9 + b"x" * 50)
+        answer = everything(connection)
+        assert answer.startswith(b"HTTP/1.1 404 ")
+        assert b"connection: close" in answer
+
+
 @pytest.mark.parametrize(
     "path",
     ["/", "/v1", "/v1/jobs/", "/docs", "/v1/jobs/..%2f..", "/v1/jobs/x/files/..", "/v1/jobs/%00/log", "/v1/jobs/%ff"],
@@ -155,7 +174,9 @@ def test_numbers_that_are_none(board: Board) -> None:
 def test_slow_senders_are_dropped(board: Board) -> None:
     with connect(board) as silent, connect(board) as slow, connect(board) as later, connect(board) as body:
         later.sendall(b"GET /v1/health HTTP/1.1\r\nhost: a\r\n\r\n")
-        body.sendall(b"POST /v1/jobs HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{")
+        body.sendall(
+            b"POST /v1/jobs HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"
+        )
         began = time.monotonic()
         slow.sendall(b"GET /v1/health HT")
         time.sleep(0.1)

@@ -124,7 +124,9 @@ def test_a_log_has_an_end(board: Board) -> None:
 
 def test_a_pause(board: Board) -> None:
     idle(board)
-    job = board.run("import time\ntell(event='paused', seconds=0.6)\ntime.sleep(.1)\ntell(event='step', step=1)\n" + FINISHED)
+    job = board.run(
+        "import time\ntell(event='paused', seconds=0.6)\ntime.sleep(.1)\ntell(event='step', step=1)\n" + FINISHED
+    )
     began = time.monotonic()
     assert board.end(job)["state"] == "finished"
     assert time.monotonic() - began > 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -13,12 +14,13 @@ import sys
 import time
 from pathlib import Path
 
+import agents
 import httpx
-import numpy as np
 import psutil
 import pytest
-from agents import Board, a_job, in_process, url_in
+from agents import Board, a_job, configuration, in_process, started, url_in
 
+from node_agent import wire
 from node_agent.job import SceneSettings
 from node_agent.workloads.scenes import open_scene
 from node_agent.workloads.shard import write_shard
@@ -26,80 +28,95 @@ from node_agent.workloads.shard import write_shard
 LARGEST_RSS = 80 * 2**20
 
 
-@pytest.fixture(scope="module")
-def shard(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = tmp_path_factory.mktemp("shard") / "shard.npy"
-    write_shard(open_scene(SceneSettings(path=str(scene))), (0, 24), path)
-    return path.read_bytes()
+FOREVER = "import time\nfor step in range(1, 10**6): tell(event='step', step=step); time.sleep(0.01)\n"
 
 
-def start(board: Board, shard: bytes, steps: int, lease_s: float = 60.0) -> str:
-    job = board.claim({"shard.npy": shard}, lease_s=lease_s)
-    assert board.send(job, "shard.npy", shard).status_code == 200
-    place = board.get(f"/v1/jobs/{job}")["meeting"]
-    task = a_job("shard.npy", steps=steps, rendezvous=f"tcp://{place['host']}:{place['port']}")
-    assert board.start(job, {"kind": "run", "job": task}).status_code == 202
-    return job
-
-
-def until_step(board: Board, job: str, step: int = 3) -> None:
+def until_told(board: Board, job: str, events: int = 3) -> None:
     deadline = time.monotonic() + 60
-    while board.get(f"/v1/jobs/{job}")["events"] < step + 2:
+    while board.get(f"/v1/jobs/{job}")["events"] < events:
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
-def worker_of(process: subprocess.Popen[str]) -> psutil.Process:
-    (worker,) = psutil.Process(process.pid).children()
-    return worker
+def session_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes of the job that runs."""
+    return psutil.Process(process.pid).children(recursive=True)
 
 
-def runs(process: psutil.Process) -> bool:
+def all_gone(processes: list[psutil.Process]) -> bool:
+    deadline = time.monotonic() + 10
+    while any(_runs(process) for process in processes):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _runs(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
 
 
-def test_real_jobs_and_a_daemon_that_is_killed(tmp_path: Path, shard: bytes) -> None:
-    with in_process(tmp_path, "--insecure") as (process, ready):
+def test_a_real_job(tmp_path: Path, scene: Path) -> None:
+    """One node trains; then it is killed together with the daemon, which takes nothing of it up again."""
+    strip = tmp_path / "shard.npy"
+    write_shard(open_scene(SceneSettings(path=str(scene))), (0, 24), strip)
+    with in_process(tmp_path, "--insecure", real=True) as (process, ready):
         board = Board(url_in(ready))
-        told = board.told(start(board, shard, 3))
-        assert [line["event"]["event"] for line in told[:-1]][-1] == "finished"
-        assert told[-1]["end"] == {"state": "finished", "error": None, "exit": 0}
-        # The daemon has neither imported nor kept what its worker needs, after all of this.
+        job = board.claim({"shard.npy": strip.read_bytes()}, lease_s=120)
+        board.send(job, "shard.npy", strip.read_bytes())
+        place = board.get(f"/v1/jobs/{job}")["meeting"]
+        task = a_job("shard.npy", rendezvous=f"tcp://{place['host']}:{place['port']}")
+        assert board.start(job, {"kind": "run", "job": task}).status_code == 202
+        told = [wire.decode(json.dumps(line["event"])) for line in board.told(job) if "event" in line]
+        assert [type(event).__name__ for event in told] == [
+            "Started",
+            "Observation",
+            *["Step"] * 3,
+            "Observation",
+            "Finished",
+        ]
+        assert board.end(job) == {"state": "finished", "error": None, "exit": 0}
+        # The daemon has neither imported nor kept what its worker needs.
         assert psutil.Process(process.pid).memory_info().rss < LARGEST_RSS
 
-        killed = start(board, shard, 10**6)
-        until_step(board, killed)
-        worker = worker_of(process)
-        process.send_signal(signal.SIGKILL)
-        process.wait(10)
-        worker_gone = time.monotonic() + 5
-        while runs(worker) and time.monotonic() < worker_gone:
-            time.sleep(0.02)
-        assert not runs(worker)
-        with in_process(tmp_path, "--insecure") as (again, ready):
-            board = Board(url_in(ready))
-            assert [one["state"] for one in board.get("/v1/jobs")] == ["failed", "finished"]
-            told = board.told(killed)
-            assert told[-1]["end"] == {
-                "state": "failed",
-                "error": "the agent was restarted while the job ran",
-                "exit": None,
-            }
-            assert [line["event"]["step"] for line in told if line.get("event", {}).get("event") == "step"][:3] == [1, 2, 3]
-            assert (tmp_path / "data" / "jobs" / killed / "work" / "shard.npy").exists()
 
-            stopped = start(board, shard, 10**6)
-            until_step(board, stopped)
-            worker = worker_of(again)
-            began = time.monotonic()
-            with board.http.stream("GET", f"/v1/jobs/{stopped}/events", params={"after": 10**6}) as stream:
-                again.send_signal(signal.SIGTERM)
-                assert '"error": "the agent was stopped"' in [line for line in stream.iter_lines() if line][-1]
-            assert again.wait(10) == 0
-            assert time.monotonic() - began < 5
-            assert not runs(worker)
+def test_a_daemon_that_is_killed(tmp_path: Path) -> None:
+    with in_process(tmp_path, "--insecure") as (process, ready):
+        board = Board(url_in(ready))
+        job = board.run(FOREVER)
+        until_told(board, job)
+        session = session_of(process)
+        process.kill()
+        assert all_gone(session)
+    with in_process(tmp_path, "--insecure") as (process, ready):
+        board = Board(url_in(ready))
+        told = board.told(job)
+        reason = "the agent was restarted while the job ran"
+        assert told[-1]["end"] == {"state": "failed", "error": reason, "exit": None}
+        assert [line["event"]["step"] for line in told[:3]] == [1, 2, 3]
+        assert [line["seq"] for line in told] == list(range(1, len(told) + 1))
+        assert board.get(f"/v1/jobs/{job}")["events"] == len(told) - 1
+        assert (tmp_path / "data" / "jobs" / job / "work" / "program").exists()
+        assert board.get("/v1/health")["state"] == "failed"
+        board.claim({})
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_daemon_that_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
+    with in_process(tmp_path, "--insecure") as (process, ready):
+        board = Board(url_in(ready))
+        job = board.run(FOREVER)
+        until_told(board, job)
+        session = session_of(process)
+        began = time.monotonic()
+        with board.http.stream("GET", f"/v1/jobs/{job}/events", params={"after": 10**6}) as stream:
+            process.send_signal(number)
+            assert '"error": "the agent was stopped"' in [line for line in stream.iter_lines() if line][-1]
+        assert process.wait(10) == 0
+        assert time.monotonic() - began < 5
+        assert all_gone(session)
 
 
 def test_files_arrive_across_a_restart(tmp_path: Path) -> None:
@@ -123,7 +140,7 @@ def test_files_arrive_across_a_restart(tmp_path: Path) -> None:
 
 
 def test_idle_it_costs_next_to_nothing(tmp_path: Path) -> None:
-    with in_process(tmp_path, "--insecure") as (process, ready):
+    with in_process(tmp_path, "--insecure", real=True) as (process, ready):
         assert ready.startswith("node-agent: board listens on http://127.0.0.1:")
         assert ready.endswith(f", data in {tmp_path / 'data'}\n")
         httpx.get(f"{url_in(ready)}/v1/openapi.json")
@@ -193,28 +210,25 @@ def _can_mount() -> bool:
 
 
 @pytest.mark.skipif(not _can_mount(), reason="a small disk needs a mount namespace, which is not allowed here")
-def test_a_full_disk_ends_the_job_and_not_the_daemon(tmp_path: Path, shard: bytes) -> None:
-    """The disk is full from the worker's start on; its events are told all the same."""
+def test_a_full_disk_ends_the_job_and_not_the_daemon(tmp_path: Path) -> None:
+    """What was told remains readable, and what was told while the disk was full, too."""
     (tmp_path / "data").mkdir()
-    config = tmp_path / "agent.yaml"
-    config.write_text(f"name: board\nlisten: 127.0.0.1:0\ndata: {tmp_path / 'data'}\ninterface: lo\n")
+    config = configuration(tmp_path)
     mount = f"mount -t tmpfs -o size=20m none {tmp_path / 'data'}"
-    serve = f"exec {sys.executable} -m node_agent serve --insecure --config {config}"
-    command = ["unshare", "--mount", "--map-root-user", "sh", "-c", f"{mount} && {serve}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            board = Board(url_in(process.stdout.readline()))
-            job = start(board, shard, 10**6)
-            inside = Path(f"/proc/{process.pid}/root{tmp_path}/data")
-            with contextlib.suppress(OSError), (inside / "filling").open("wb", buffering=0) as file:
-                while file.write(np.random.default_rng(0).bytes(2**16)):
-                    pass
-            told = board.told(job)
-            assert told[-1]["end"]["error"] == "disk full"
-            assert told[0]["event"]["event"] == "started"
-            (inside / "filling").unlink()
-            assert board.get("/v1/health")["state"] == "failed"
-            board.claim({})
-        finally:
-            process.kill()
+    serve = f"exec {sys.executable} {agents.__file__} serve --config {config} --insecure"
+    with started(["unshare", "--mount", "--map-root-user", "sh", "-c", f"{mount} && {serve}"]) as (process, ready):
+        board = Board(url_in(ready))
+        job = board.run(FOREVER.replace("step=step", "step=step, padding='x' * 4000"))
+        until_told(board, job)
+        inside = Path(f"/proc/{process.pid}/root{tmp_path}/data")
+        with contextlib.suppress(OSError), (inside / "filling").open("wb", buffering=0) as file:
+            while file.write(bytes(2**12)):
+                pass
+        told = board.told(job)
+        assert told[-1]["end"]["error"] == "disk full"
+        assert [line["event"]["step"] for line in told[:-1]] == list(range(1, len(told)))
+        lines = (inside / "jobs" / job / "events").read_bytes().splitlines()
+        assert 3 <= len(lines) < len(told)
+        assert json.loads((inside / "jobs" / job / "record.json").read_text())["error"] == "disk full"
+        (inside / "filling").unlink()
+        board.claim({})

@@ -63,7 +63,7 @@ def test_no_more_than_announced(tmp_path: Path) -> None:
 def test_another_content_is_discarded(tmp_path: Path) -> None:
     arriving = upload(tmp_path, b"abc", sha256="0" * 64)
     arriving.add(arriving.begin(0), b"abc")
-    with pytest.raises(Refusal, match="sha256: found ba7816bf.*allowed 0000") as refused:
+    with pytest.raises(Refusal, match=r"sha256: found ba7816bf.*allowed 0000") as refused:
         arriving.finish()
     assert (refused.value.code, arriving.received, arriving.complete) == (422, 0, False)
     assert not (tmp_path / "part").exists()

@@ -1,0 +1,146 @@
+"""The daemon over mutual TLS."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from agents import Board, in_process, in_thread, settings, url_in
+from boards import HOST, enrolled
+
+from edgesim.fleet.address import Address
+from edgesim.fleet.authority import Authority
+from edgesim.fleet.enrolment import enroll
+from node_agent.daemon import server
+from node_agent.security.contexts import client_context
+from node_agent.security.identity import Identity
+from node_agent.security.tokens import Token
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority.create(tmp_path / "fleet")
+
+
+@pytest.fixture
+def identity(authority: Authority, tmp_path: Path) -> Identity:
+    return enrolled(authority, tmp_path / "identity")
+
+
+@pytest.fixture
+def board(authority: Authority, identity: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
+    """As the controller alice sees it."""
+    monkeypatch.setattr(server, "HANDSHAKE_WITHIN", 1.0)
+    with in_thread(settings(tmp_path / "data"), identity, authority.controller("alice").context()) as found:
+        yield found
+
+
+def test_a_controller_and_another_one(board: Board, authority: Authority) -> None:
+    bob = Board(board.url, authority.controller("bob").context())
+    job = board.claim({"file": b"x"})
+    assert bob.get("/v1/health")["job"]["owner"] == "alice"
+    assert bob.http.post("/v1/jobs", json={"run": "r", "lease_s": 5}).status_code == 409
+    for method, path in (
+        ("PUT", "/files/file"),
+        ("POST", "/start"),
+        ("POST", "/lease"),
+        ("POST", "/cancel"),
+        ("DELETE", ""),
+    ):
+        task = {"kind": "bench"} if path == "/start" else None
+        refused = bob.http.request(method, f"/v1/jobs/{job}{path}", json=task)
+        assert refused.status_code == 403, path
+        assert refused.json()["error"] == "job: found bob, allowed alice, who claimed the board"
+    assert board.http.post(f"/v1/jobs/{job}/cancel").json()["error"] == "cancelled by alice"
+    assert bob.end(job)["error"] == "cancelled by alice"
+
+
+def test_who_is_not_let_in(board: Board, authority: Authority, identity: Identity, tmp_path: Path) -> None:
+    stranger = Authority.create(tmp_path / "other").controller("mallory")
+    nobody = ssl.create_default_context(cafile=authority.ca)
+    for context in (
+        nobody,
+        client_context(authority.ca, stranger.certificate, stranger.key),
+        client_context(authority.ca, identity.certificate, identity.key),
+    ):
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{board.url}/v1/health", verify=context)
+    with pytest.raises(httpx.TransportError):
+        httpx.get(board.url.replace("https", "http") + "/v1/health")
+    assert board.get("/v1/health")["state"] == "idle"
+
+
+def test_a_controller_that_is_revoked_loses_its_open_connections(board: Board, authority: Authority) -> None:
+    bob = Board(board.url, authority.controller("bob").context())
+    job = board.claim({})
+    assert bob.get("/v1/health")["state"] == "ready"
+    other = Authority.create(authority.folder.parent / "another")
+    wrong = board.http.put("/v1/revocations", content=other.crl())
+    assert (wrong.status_code, "not signed" in wrong.json()["error"]) == (422, True)
+    authority.revoke("bob")
+    with bob.http.stream("GET", f"/v1/jobs/{job}/events") as stream:
+        assert board.http.put("/v1/revocations", content=authority.crl()).status_code == 204
+        with pytest.raises(httpx.TransportError):
+            stream.read()
+    with pytest.raises(httpx.TransportError):
+        bob.get("/v1/health")
+    assert board.get("/v1/health")["state"] == "ready"
+
+
+def test_a_request_of_a_revoked_controller_on_an_open_connection(board: Board, authority: Authority) -> None:
+    bob = Board(board.url, authority.controller("bob").context())
+    bob.get("/v1/health")
+    authority.revoke("bob")
+    board.http.put("/v1/revocations", content=authority.crl())
+    refused = bob.http.get("/v1/health")
+    assert (refused.status_code, refused.json()["error"]) == (403, "certificate: found bob's, which is revoked")
+
+
+def test_a_certificate_is_renewed(board: Board, authority: Authority, identity: Identity) -> None:
+    ends = board.get("/v1/health")["certificate_ends_s"]
+    assert ends == identity.ends_at.timestamp()
+    request = board.http.get("/v1/certificate-request").content
+    health = board.http.put("/v1/certificate", content=authority.issue(request, "orin-1", [HOST], days=99))
+    assert health.json()["certificate_ends_s"] > ends + 60 * 86400
+    assert Board(board.url, authority.controller("alice").context()).get("/v1/health")["state"] == "idle"
+    refused = board.http.put("/v1/certificate", content=b"words")
+    assert (refused.status_code, refused.json()["error"].startswith("certificate")) == (422, True)
+
+
+def test_without_tls_there_is_no_certificate(tmp_path: Path) -> None:
+    with in_thread(settings(tmp_path / "data")) as board:
+        for method, path in (("GET", "-request"), ("PUT", "")):
+            answer = board.http.request(method, f"/v1/certificate{path}", content=b"x")
+            assert answer.status_code == 409
+        assert board.get("/v1/health")["certificate_ends_s"] is None
+
+
+def test_a_board_is_enrolled_and_goes_on(tmp_path: Path, authority: Authority) -> None:
+    with in_process(tmp_path / "board", real=True) as (process, said):
+        place = said.split(" waits at ")[1].split(" ")[0]
+        command = [sys.executable, "-m", "node_agent", "token", "--config", str(tmp_path / "board" / "agent.yaml")]
+        token = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        enroll(authority, Address.parse(place), Token.parse(token))
+        assert process.stdout is not None
+        ready = process.stdout.readline()
+        assert url_in(ready) == f"https://{place}"
+        board = Board(url_in(ready), authority.controller("alice").context())
+        assert board.get("/v1/health")["name"] == "board"
+        assert json.loads(board.http.get("/v1/board").content)["interface"] == "lo"
+        began = time.monotonic()
+        process.terminate()
+        assert process.wait(10) == 0
+        assert time.monotonic() - began < 5
+
+
+def test_a_board_that_waits_to_be_enrolled_can_be_stopped(tmp_path: Path) -> None:
+    with in_process(tmp_path / "board", real=True) as (process, _):
+        process.terminate()
+        assert process.wait(10) == 0
