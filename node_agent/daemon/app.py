@@ -317,13 +317,7 @@ def _gone() -> Refusal:
 async def _receive(request: Request, slot: Slot, job: HeldJob, upload: Upload, offset: int) -> None:
     """Take what a request brings of a file."""
     length = request.headers.get("content-length", "")
-    turn = _with_status(job, lambda: upload.begin(offset))
-    if length.isdigit() and offset + int(length[:20]) > upload.announced.bytes:
-        raise Refusal(
-            413,
-            f"{upload.announced.name}: found more than the {upload.announced.bytes} bytes announced",
-            job.status(),
-        )
+    turn = _with_status(job, lambda: upload.begin(offset, int(length[:20]) if length.isdigit() else 0))
     chunks = request.stream()
     while (chunk := await _next(chunks, job)) is not None:
         if job.record.state not in ("staging", "ready"):
@@ -370,7 +364,7 @@ async def _next(chunks: AsyncIterator[bytes], job: HeldJob) -> bytes | None:
 
 
 async def _events(slot: Slot, job: HeldJob, after: int) -> AsyncIterator[bytes]:
-    while True:
+    while not job.gone:
         over, news = not job.active, job.news()
         lines = job.journal.read(after)
         if lines:

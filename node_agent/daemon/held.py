@@ -32,6 +32,8 @@ class HeldJob:
         self.reason: str | None = None
         """why it is being ended"""
         self.renewed = time.monotonic()
+        self.gone = False
+        """whether its folder is, too"""
         self.ended = asyncio.Event()
         self._changed = asyncio.Event()
         self._journal: Journal | None = None
@@ -98,7 +100,9 @@ class HeldJob:
             self.listening = None
 
     def close(self) -> None:
-        """Give its files back."""
+        """It is forgotten: give its files back."""
+        self.gone = True
+        self.changed()
         self.stop_listening()
         for file in (self._journal, self._output):
             if file is not None:

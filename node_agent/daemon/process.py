@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import site
 import subprocess
 import sys
 import threading
@@ -23,7 +24,6 @@ MARK = "EDGESIM_JOB"
 
 HANDED_ON = (
     "PATH",
-    "PYTHONPATH",
     "VIRTUAL_ENV",
     "LD_LIBRARY_PATH",
     "CUDA_HOME",
@@ -49,8 +49,15 @@ class Limits:
 def environment(job: str, folder: Path) -> dict[str, str]:
     """What a job's process has for its environment."""
     handed_on = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
-    place = {"HOME": str(folder), "TMPDIR": str(folder), "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
-    return {**handed_on, **place, **ONE_THREAD, MARK: job}
+    place = {"HOME": str(folder), "TMPDIR": str(folder), "LANG": "C.UTF-8"}
+    return {**handed_on, **place, **_python(), **ONE_THREAD, MARK: job}
+
+
+def _python() -> dict[str, str]:
+    """Modules come from where the daemon's do, and never from the job's own folder."""
+    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(entry)]
+    path = {"PYTHONPATH": os.pathsep.join(entries)} if entries else {}
+    return {**path, "PYTHONUSERBASE": site.getuserbase(), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
 class Process:

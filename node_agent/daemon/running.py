@@ -76,6 +76,7 @@ class Running:
         process = self._job.process
         assert process is not None
         watching = asyncio.create_task(self._watch(process))
+        watching.add_done_callback(self._watched)
         await self._over.wait()
         watching.cancel()
         if self._resume is not None:
@@ -88,8 +89,6 @@ class Running:
         for descriptor in self._open:
             self._loop.remove_reader(descriptor)
         process.close()
-        if self._line and self._job.reason is None:
-            self._line.clear()  # the beginning of an event that was never told
         return self._error(exit), exit
 
     def end(self, reason: str) -> None:
@@ -184,6 +183,12 @@ class Running:
         if self._resume is not None:
             self._resume.cancel()
         self._resume = self._loop.call_later(seconds, process.go_on)
+
+    def _watched(self, watching: asyncio.Task[None]) -> None:
+        """A job that cannot be watched does not run."""
+        failure = None if watching.cancelled() else watching.exception()
+        if failure is not None:
+            self.end(f"its limits could not be watched: {type(failure).__name__}: {failure}")
 
     async def _watch(self, process: Process) -> None:
         looked = -math.inf

@@ -31,6 +31,9 @@ ENDING = 5.0
 OWN_NAMES = ("job.json", "result")
 """files that the board itself or the job writes in the job's folder"""
 
+IMPORTABLE = (".py", ".pyc", ".pyo", ".pyw", ".pth", ".so", ".zip", ".egg")
+"""ends of names under which Python might take a file in the job's folder for a module of a program"""
+
 RESTARTED = "the agent was restarted while the job ran"
 STOPPED = "the agent was stopped"
 
@@ -148,9 +151,8 @@ class Slot:
             held = self._current.status()
             raise Refusal(409, f"board: found {held.state} for {held.owner}'s run {held.run}, allowed idle", held)
         self._announced(claim)
-        self._set_aside()
-        for gone in self._store.make_room(sum(file.bytes for file in claim.files), list(self._kept)):
-            self._kept.pop(gone).close()
+        for gone in self._store.make_room(sum(file.bytes for file in claim.files), [job.id for job in self.jobs()]):
+            self._lose(self.find(gone))
         record = Record(
             id=secrets.token_hex(16),
             run=claim.run,
@@ -171,6 +173,8 @@ class Slot:
         except OSError as error:
             self._store.remove(record.id)
             raise no_room(error) from error
+        if self._current is not None:
+            self._kept = {self._current.id: self._current, **self._kept}
         self._current = job
         self._watch(job)
         log.info(f"job {job.id}: claimed by {owner} for run {claim.run}")
@@ -183,11 +187,15 @@ class Slot:
                 raise Refusal(422, f"files: found {name} twice, allowed different names")
             if name in OWN_NAMES:
                 raise Refusal(422, f"files: found {name}, allowed other names than {', '.join(OWN_NAMES)}")
+            if name.endswith(IMPORTABLE):
+                raise Refusal(422, f"files: found {name}, allowed names that no program ends in")
 
-    def _set_aside(self) -> None:
-        if self._current is not None:
-            self._kept = {self._current.id: self._current, **self._kept}
+    def _lose(self, job: HeldJob) -> None:
+        """Its folder is gone, or about to be."""
+        if job is self._current:
             self._current = None
+        self._kept.pop(job.id, None)
+        job.close()
 
     def _open_meeting(self, job: HeldJob, port: int = 0) -> None:
         job.listening, host, job.record.port = open_meeting(self._settings.interface, port)
@@ -281,10 +289,7 @@ class Slot:
             raise Refusal(409, "job: found running, allowed one that has ended; cancel it first", job.status())
         if job.active:
             self._close(job, "forgotten", None)
-        if job is self._current:
-            self._current = None
-        self._kept.pop(job.id, None)
-        job.close()
+        self._lose(job)
         self._store.remove(job.id)
 
     async def stop(self) -> None:

@@ -67,6 +67,8 @@ class JobFolder:
     def make(self) -> None:
         for folder in (self.path, self.parts, self.work):
             folder.mkdir(mode=0o700)
+        for file in (self.events, self.log):
+            file.touch(0o600)
 
 
 class Store:

@@ -33,15 +33,17 @@ class Upload:
     def status(self) -> Received:
         return Received(name=self.announced.name, bytes=self.announced.bytes, received=self.received)
 
-    def begin(self, offset: int) -> int:
-        """A sender goes on at `offset`; returns its turn. The sender before it, whose connection may hang, is heard no
-        more. Raises Refusal where that is not what is missing."""
+    def begin(self, offset: int, length: int = 0) -> int:
+        """A sender goes on at `offset`, with `length` bytes if it knows that; returns its turn. The sender before it,
+        whose connection may hang, is heard no more. Raises Refusal where that is not what is missing."""
         if self._checking:
             raise Refusal(409, f"{self.announced.name}: its checksum is being computed")
         if offset != self.received:
             raise Refusal(
                 409, f"offset: found {offset}, allowed {self.received}: so much of {self.announced.name} has arrived"
             )
+        if offset + length > self.announced.bytes:
+            raise self._too_much()
         self._turn += 1
         return self._turn
 
@@ -60,7 +62,10 @@ class Upload:
                 os.close(descriptor)
             self.received += len(accepted)
         if len(chunk) > room:
-            raise Refusal(413, f"{self.announced.name}: found more than the {self.announced.bytes} bytes announced")
+            raise self._too_much()
+
+    def _too_much(self) -> Refusal:
+        return Refusal(413, f"{self.announced.name}: found more than the {self.announced.bytes} bytes announced")
 
     @property
     def due(self) -> bool:

@@ -190,6 +190,8 @@ def test_ended_jobs_stay_readable_until_there_are_too_many(board: Board) -> None
         ([("a", 2**40)], 413, "allowed 25165824 on this board"),
         ([("a", 1), ("a", 1)], 422, "found a twice"),
         ([("job.json", 1)], 422, "found job.json"),
+        ([("torch.py", 1)], 422, "found torch.py"),
+        ([("json.abi3.so", 1)], 422, "found json.abi3.so"),
         ([("../a", 1)], 422, "found '../a'"),
         ([("/etc/passwd", 1)], 422, "found '/etc/passwd'"),
         ([("A", 1)], 422, "found 'A'"),

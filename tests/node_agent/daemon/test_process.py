@@ -167,3 +167,9 @@ def test_how_a_process_ended() -> None:
     assert how_it_ended(-11, 0) == "was killed by SIGSEGV before its first step"
     assert how_it_ended(3, None) == "ended early with exit code 3"
     assert how_it_ended(-99, None) == "was killed by signal 99"
+
+
+def test_modules_do_not_come_from_the_job_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", f":relative:{tmp_path / 'modules'}:")
+    found = environment("j", tmp_path)
+    assert (found["PYTHONPATH"], found["PYTHONSAFEPATH"]) == (str(tmp_path / "modules"), "1")
