@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from itertools import pairwise
 from pathlib import Path
 
 from node_agent.daemon.disk import write_whole
@@ -95,7 +96,9 @@ class Journal:
             until = after + 1
             while until < on_disk and self._ends[until] - begin <= most:
                 until += 1
-            return self._span(begin, self._ends[until - 1]).splitlines(keepends=True)
+            content = self._span(begin, self._ends[until - 1])
+            bounds = [end - begin for end in (begin, *self._ends[after:until])]
+            return [content[start:end] for start, end in pairwise(bounds)]
         return self._memory[after - on_disk : after - on_disk + 1]
 
     def _span(self, begin: int, end: int) -> bytes:

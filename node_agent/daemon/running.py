@@ -208,7 +208,9 @@ _NO_EVENT = "the job told what is no event"
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The event in a line; None if there is none."""
+    """The event in a line; None if there is none. To some readers a carriage return ends a line, too."""
+    if b"\r" in line:
+        return None
     try:
         event = from_json(line, allow_inf_nan=False)
     except ValueError:

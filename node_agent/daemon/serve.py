@@ -34,7 +34,6 @@ log = logging.getLogger("node_agent")
 
 def serve(config: Path | None = None, insecure: bool = False) -> int:
     """Be the daemon; returns the exit code."""
-    _log_lines()
     try:
         settings = read(config)
     except SettingsError as error:
@@ -53,6 +52,7 @@ def serve(config: Path | None = None, insecure: bool = False) -> int:
     except DataFolderError as error:
         listening.close()
         return _refuse(FAILED, str(error))
+    _log_lines()
     try:
         return asyncio.run(_daemon(settings, store, listening, insecure))
     except IdentityError as error:

@@ -300,6 +300,7 @@ class Slot:
         if self._current is not None and self._current.record.state == "running":
             await self._end(self._current, STOPPED)
         for job in self.jobs():
+            job.stop_listening()
             job.changed()
 
     # What it does by itself

@@ -77,6 +77,7 @@ def test_a_job_from_claim_to_result(board: Board) -> None:
         ("tell(event='fault', error='link n0->n1 is lost')\nsys.exit(1)", "link n0->n1 is lost", 1),
         ("os.write(EVENTS, b'words\\n')\n" + FOREVER, "the job told what is no event: words", -9),
         ("os.write(EVENTS, b'{\"step\": 1}\\n')\n" + FOREVER, 'the job told what is no event: {"step": 1}', -9),
+        ("os.write(EVENTS, b'{\"event\": 1,\\r}\\n')\n" + FOREVER, 'the job told what is no event: {"event": 1, }', -9),
         ("os.write(EVENTS, b'[' * 100000 + b'\\n')\n" + FOREVER, f"the job told what is no event: {'[' * 60}", -9),
         ("os.write(EVENTS, b'{\"event\": NaN}\\n')\n" + FOREVER, 'the job told what is no event: {"event": NaN}', -9),
         (STEPS + "tell(event='finished')\nos.write(EVENTS, b'{\"eve')\n", None, 0),

@@ -18,9 +18,10 @@ import agents
 import httpx
 import psutil
 import pytest
-from agents import Board, a_job, configuration, in_process, started, url_in
+from agents import Board, a_job, configuration, in_process, in_thread, settings, started, url_in
 
 from node_agent import wire
+from node_agent.daemon.serve import serve
 from node_agent.job import SceneSettings
 from node_agent.workloads.scenes import open_scene
 from node_agent.workloads.shard import write_shard
@@ -90,8 +91,8 @@ def test_a_daemon_that_is_killed(tmp_path: Path) -> None:
         session = session_of(process)
         process.kill()
         assert all_gone(session)
-    with in_process(tmp_path, "--insecure") as (process, ready):
-        board = Board(url_in(ready))
+        process.wait(10)
+    with in_thread(settings(tmp_path / "data")) as board:
         told = board.told(job)
         reason = "the agent was restarted while the job ran"
         assert told[-1]["end"] == {"state": "failed", "error": reason, "exit": None}
@@ -103,8 +104,7 @@ def test_a_daemon_that_is_killed(tmp_path: Path) -> None:
         board.claim({})
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_daemon_that_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_daemon_that_is_stopped(tmp_path: Path) -> None:
     with in_process(tmp_path, "--insecure") as (process, ready):
         board = Board(url_in(ready))
         job = board.run(FOREVER)
@@ -112,7 +112,7 @@ def test_a_daemon_that_is_stopped(tmp_path: Path, number: signal.Signals) -> Non
         session = session_of(process)
         began = time.monotonic()
         with board.http.stream("GET", f"/v1/jobs/{job}/events", params={"after": 10**6}) as stream:
-            process.send_signal(number)
+            process.send_signal(signal.SIGTERM)
             assert '"error": "the agent was stopped"' in [line for line in stream.iter_lines() if line][-1]
         assert process.wait(10) == 0
         assert time.monotonic() - began < 5
@@ -121,15 +121,11 @@ def test_a_daemon_that_is_stopped(tmp_path: Path, number: signal.Signals) -> Non
 
 def test_files_arrive_across_a_restart(tmp_path: Path) -> None:
     content = os.urandom(3 * 2**20)
-    with in_process(tmp_path, "--insecure") as (process, ready):
-        board = Board(url_in(ready))
+    with in_thread(settings(tmp_path / "data")) as board:
         job = board.claim({"file": content})
         board.send(job, "file", content[: 2**20])
         meeting = board.get(f"/v1/jobs/{job}")["meeting"]
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
-    with in_process(tmp_path, "--insecure") as (_, ready):
-        board = Board(url_in(ready))
+    with in_thread(settings(tmp_path / "data")) as board:
         found = board.get(f"/v1/jobs/{job}")
         assert (found["state"], found["files"][0]["received"]) == ("staging", 2**20)
         assert found["meeting"] == meeting
@@ -158,17 +154,13 @@ def test_the_daemon_imports_neither_torch_nor_numpy() -> None:
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "set()\n"
 
 
-def test_two_daemons_do_not_share(tmp_path: Path) -> None:
-    with in_process(tmp_path, "--insecure") as (_, ready):
-        port = int(url_in(ready).rpartition(":")[2])
-        with in_process(tmp_path, "--insecure") as (second, said):
-            assert (second.wait(20), said) == (1, "")
-            assert second.stderr is not None
-            assert second.stderr.read() == f"node-agent: {tmp_path / 'data'}: another agent uses this folder\n"
-        with in_process(tmp_path / "other", "--insecure", port=port) as (third, said):
-            assert (third.wait(20), said) == (1, "")
-            assert third.stderr is not None
-            assert third.stderr.read() == f"node-agent: 127.0.0.1:{port}: Address already in use\n"
+def test_two_daemons_do_not_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with in_thread(settings(tmp_path / "data")) as board:
+        assert serve(configuration(tmp_path), insecure=True) == 1
+        assert capsys.readouterr().err == f"node-agent: {tmp_path / 'data'}: another agent uses this folder\n"
+        port = int(board.url.rpartition(":")[2])
+        assert serve(configuration(tmp_path, port), insecure=True) == 1
+        assert capsys.readouterr().err == f"node-agent: 127.0.0.1:{port}: Address already in use\n"
 
 
 @pytest.mark.parametrize(
@@ -179,13 +171,11 @@ def test_two_daemons_do_not_share(tmp_path: Path) -> None:
         ("listen: 0.0.0.0:0", "listen: found 0.0.0.0:0 with --insecure, allowed a loopback address"),
     ],
 )
-def test_a_wrong_configuration(tmp_path: Path, lines: str, error: str) -> None:
-    with in_process(tmp_path, "--insecure", lines=lines) as (process, said):
-        assert (process.wait(20), said) == (2, "")
-        assert process.stderr is not None
-        told = process.stderr.read()
-        assert error in told
-        assert told.count("\n") == 1
+def test_a_wrong_configuration(tmp_path: Path, lines: str, error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve(configuration(tmp_path, lines=lines), insecure=True) == 2
+    told = capsys.readouterr().err
+    assert error in told
+    assert told.count("\n") == 1
 
 
 def test_it_talks_to_its_service_manager(tmp_path: Path) -> None:
@@ -198,7 +188,7 @@ def test_it_talks_to_its_service_manager(tmp_path: Path) -> None:
             heard = [manager.recv(200).decode() for _ in range(4)]
             assert sum("READY=1" in word for word in heard) == 1
             assert heard.count("WATCHDOG=1") == 3
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGINT)
             while "STOPPING=1" not in manager.recv(200).decode():
                 pass
             assert process.wait(10) == 0
