@@ -412,7 +412,9 @@ def _cells(values: Iterable[Any]) -> list[Any]:
 def _cell(value: Any) -> Any:
     """Nine significant digits hold a float32 exactly and a run of a day to a tenth of a millisecond."""
     if isinstance(value, Mapping):
-        return " ".join(f"{name}={_cell(item)}" for name, item in value.items())
+        value = " ".join(f"{name}={_cell(item)}" for name, item in value.items())
+    if isinstance(value, str):  # a board's own words; a row is a line
+        return " ".join(value.split())
     return f"{value:.9g}" if isinstance(value, float) else value
 
 

@@ -449,6 +449,13 @@ def test_paths_inside(tmp_path: Path) -> None:
     folder.close()
 
 
+def test_a_row_of_telemetry_is_a_line_whatever_a_board_calls_its_sensors(tmp_path: Path) -> None:
+    telemetry = Telemetry(0, "a", 1.0, mode='15W\n"high"', temperatures_c={"cpu\r\nzone,0": 41.0})
+    run = written(tmp_path, "a", [telemetry, Telemetry(0, "a", 2.0)])
+    assert run.telemetry["mode"].tolist() == ['15W "high"', ""]
+    assert run.telemetry["temperatures_c"].tolist() == ["cpu zone,0=41", ""]
+
+
 def finished(rank: int, **energy: Any) -> Finished:
     return Finished(rank, NODES[rank], 0.8, 2, "ff" * 32, 1000, **energy)
 

@@ -3,15 +3,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from boards import ORIN_NANO, lay
 
 from node_agent import events
 from node_agent.job import Job
 from node_agent.telemetry.process import Telemetry
-from node_agent.telemetry.sources import Source
+from node_agent.telemetry.sources import Source, open_sources
 
 
 def job(**changes: Any) -> Job:
@@ -144,6 +146,19 @@ def test_this_machine_and_process_are_sampled() -> None:
     assert last.threads >= 2
     assert min(last.rss_bytes, last.memory_used_bytes, last.memory_available_bytes, last.disk_free_bytes) > 0
     assert last.interface_sent_bytes >= 0
+
+
+def test_a_board_is_sampled_and_its_energy_integrated(tmp_path: Path) -> None:
+    lay(tmp_path, ORIN_NANO)
+    told: list[Any] = []
+    with Telemetry(job(), told.append, partial(open_sources, root=tmp_path)) as telemetry:
+        while len(told) < 4:
+            time.sleep(0.005)
+    sample = told[-1]
+    assert (sample.total_w, sample.gpu_percent, sample.mode) == (pytest.approx(6.2), 71.5, "mode 7")
+    assert sample.temperatures_c == {"cpu-thermal": 48.125, "gpu-thermal": 47.25}
+    assert telemetry.energy.source == "VDD_IN by ina3221 hwmon"
+    assert telemetry.energy.joules == pytest.approx(6.2 * sample.host_s)
 
 
 def test_an_interface_that_is_not_there_costs_no_more_than_its_bytes() -> None:

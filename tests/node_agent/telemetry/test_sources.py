@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +182,12 @@ def test_a_machine_without_anything_is_told_so(tmp_path: Path) -> None:
     assert found["disk_free_bytes"] > 0
     assert found["interface_sent_bytes"] == 0
     assert found.get("total_w") is None
+
+
+def test_telling_what_there_is_needs_neither_torch_nor_numpy() -> None:
+    code = (
+        "import sys; from node_agent.telemetry import sources; sources.describe(); "
+        "print([name for name in ('torch', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
