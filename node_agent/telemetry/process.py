@@ -66,14 +66,14 @@ class Telemetry:
         job = self._job
         try:
             self._sources, failed = self._open(job.interface, Path.cwd(), job.telemetry_interval)
+            self._sample()
             self._emit(self._sensors())
             for name, why in failed:
                 self._lost(name, why)
             ending = False
             while not ending:
-                ending = self._stop.is_set()
+                ending = self._stop.wait(job.telemetry_interval)
                 self._sample()
-                self._stop.wait(job.telemetry_interval)
         finally:
             for source in self._sources:
                 source.close()
@@ -112,7 +112,8 @@ class Telemetry:
             elif watts is not None:
                 self._energy.sample(now, watts)
         joules, unmeasured = self._energy.until(now)
-        self.energy = Used(joules, None if joules is None else self._power_source, unmeasured)
+        if joules is not None:
+            self.energy = Used(joules, self._power_source, unmeasured)
 
     def _read(self, source: Source) -> dict[str, Any]:
         try:
