@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from boards import ORIN_NANO, lay
+from jetsons import ORIN_NANO, lay
 
 from node_agent import events
 from node_agent.job import Job

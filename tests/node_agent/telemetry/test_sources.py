@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from boards import AGX_ORIN, NANO, ORIN_NANO, THOR, hwmon, lay, tree, zones
+from jetsons import AGX_ORIN, NANO, ORIN_NANO, THOR, hwmon, lay, tree, zones
 
 from node_agent.telemetry import board
 from node_agent.telemetry.rapl import SOURCE, Rapl

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from boards import ORIN_NANO, THOR, lay
+from jetsons import ORIN_NANO, THOR, lay
 
 from node_agent.telemetry.sources import describe, open_sources
 from node_agent.telemetry.tegrastats_program import Tegrastats, find
