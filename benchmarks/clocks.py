@@ -38,7 +38,7 @@ def runs(folder: Path, clock: str, factor: float = 1.0) -> list[Run]:
 
 def cpu_s(run: Run) -> float:
     """CPU seconds that a node's process takes a step, all of its threads."""
-    return float(run.telemetry["cpu_percent"].mean()) / 100 * float(run.steps["duration_s"].mean())
+    return float(np.nanmean(run.telemetry["cpu_percent"])) / 100 * float(run.steps["duration_s"].mean())
 
 
 def main() -> None:

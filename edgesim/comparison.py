@@ -93,7 +93,7 @@ def render(runs: Sequence[Run]) -> RenderableType:
     for controls in (_controls_table(runs), _differences_table(runs)):
         if controls is not None:
             parts += [Text(""), controls]
-    for lines in (list(_carried_lines(runs)), list(_mended_lines(runs))):
+    for lines in (list(_carried_lines(runs)), list(_energy_lines(runs)), list(_mended_lines(runs))):
         parts += [Text(""), *map(Text, lines)] if lines else []
     return Group(*parts)
 
@@ -116,10 +116,18 @@ def _row(run: Run) -> dict[str, Any]:
         "ratio_values": found.get("ratio_values"),
         "time_s": found.get("time_s"),
         "time_to_target_s": found.get("time_to_target_s"),
+        "energy_per_node_j": _mean(found.get("energy_j")),
+        "energy_source": sorted({source for source in (found.get("energy_source") or {}).values() if source}) or None,
         "step_p50_s": found.get("step_time_s", {}).get("p50"),
         "nodes_agree": found.get("nodes_agree"),
         "mended": found.get("mended"),
     }
+
+
+def _mean(of_nodes: Mapping[str, float | None] | None) -> float | None:
+    """None unless it is known of every node."""
+    known = [value for value in (of_nodes or {}).values() if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(of_nodes or {}) else None
 
 
 def _compressor(run: Run) -> str | None:
@@ -162,7 +170,9 @@ def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _main_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     goal = any(row["time_to_target_s"] is not None for row in rows)
-    headings = ("AUC", "Residual", "MB/node", "Wire", "Values", "Time", "To target", "Step p50", "Agree")
+    energy = any(row["energy_per_node_j"] is not None for row in rows)
+    left_out = {"To target": not goal, "J/node": not energy}
+    headings = ("AUC", "Residual", "MB/node", "Wire", "Values", "Time", "To target", "J/node", "Step p50", "Agree")
     agree = {True: Text("yes", "green"), False: Text("NO", "bold red"), None: Text("–")}
     cells = [
         [
@@ -173,12 +183,13 @@ def _main_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
             Text(_amount(row["ratio_values"], suffix=" ×")),
             Text(_amount(row["time_s"], suffix=" s")),
             *([Text(_amount(row["time_to_target_s"], suffix=" s"))] if goal else []),
+            *([Text(_amount(row["energy_per_node_j"]))] if energy else []),
             Text(_amount(row["step_p50_s"], 1e-3, " ms")),
             agree[row["nodes_agree"]],
         ]
         for row in rows
     ]
-    shown = [heading for heading in headings if goal or heading != "To target"]
+    shown = [heading for heading in headings if not left_out.get(heading)]
     return _Fitting("Compressor", shown, [_title(row) for row in rows], cells)
 
 
@@ -249,6 +260,13 @@ def _carried_lines(runs: Sequence[Run]) -> Iterator[str]:
             )
             besides = (header + transport) / (whole - header - transport)
             yield f"{label}: links carried {carried / sent:.4f} × the bytes sent, and {100 * besides:.1f} % of headers"
+
+
+def _energy_lines(runs: Sequence[Run]) -> Iterator[str]:
+    """How what the runs used is known: figures of different sources are no comparison."""
+    for label, row in zip(labels(runs), table(runs), strict=True):
+        if row["energy_per_node_j"] is not None:
+            yield f"{label}: energy {'; '.join(row['energy_source'] or ['of unknown source'])}"
 
 
 def _mended_lines(runs: Sequence[Run]) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import statistics
 import time
@@ -21,6 +20,7 @@ from edgesim.network.namespaces import NetworkError, probe
 from edgesim.network.plan import CONGESTION_CONTROL
 from edgesim.network.relay import MOST_RATE
 from edgesim.topology.quantities import format_bytes, format_rate, format_time
+from node_agent.telemetry import sources
 from node_agent.workloads import scenes
 
 NETNS = "links: netns"
@@ -123,11 +123,13 @@ def _found(why_not: str | None, detail: str = "") -> tuple[str, str]:
     return ("ok", detail) if why_not is None else ("absent", why_not)
 
 
-def _power() -> Iterator[Finding]:
-    rails = [*Path("/sys/bus/i2c/drivers").glob("ina3221*/*"), *Path("/sys/class/powercap").glob("*/energy_uj")]
-    readable = [rail for rail in rails if os.access(rail, os.R_OK)]
-    detail = ", ".join(str(rail) for rail in readable[:3]) if readable else "none: no energy is measured"
-    yield Finding("power rails", "ok" if readable else "absent", detail)
+def _telemetry() -> Iterator[Finding]:
+    for one in sources.describe():
+        yield Finding("power rails" if one.subject == sources.POWER else one.subject, _there(one.found), one.detail)
+
+
+def _there(found: bool) -> str:
+    return "ok" if found else "absent"
 
 
 def _scenes() -> Iterator[Finding]:
@@ -141,7 +143,7 @@ PROBES: tuple[Callable[[], Iterator[Finding]], ...] = (
     _distributed,
     _loopback,
     _kernel,
-    _power,
+    _telemetry,
     _scenes,
 )
 

@@ -4,7 +4,7 @@
     config.json      the run as resolved: nodes in ring order, links, clock, versions
     steps.csv        one row per step and node
     links.csv        one row per step and directed link of the ring, both ends' counts joined
-    telemetry.csv    processor and memory of each node
+    telemetry.csv    what each node sampled of itself and of its machine
     events.jsonl     everything else that nodes told, arrays left out
     summary.json     the answer (see `edgesim.summary`)
     maps.npz         arrays of the whole scene
@@ -51,14 +51,18 @@ STEP_COLUMNS = (
     *("bytes_sent", "values_sent", "density", "fingerprint", "formula_bytes"),
     *("interface_bytes", "interface_packets", "retransmitted_packets"),
 )
-_LATER = ("density", "formula_bytes", "interface_bytes", "interface_packets", "retransmitted_packets")
-"""columns of steps.csv that folders written before there were any have not"""
-LINK_COLUMNS = ("step", "time_s", "source", "target", *_SENT, *_RECEIVED)
 TELEMETRY_COLUMNS = tuple(sample.name for sample in fields(Telemetry))
+_LATER = (
+    *("density", "formula_bytes", "interface_bytes", "interface_packets", "retransmitted_packets"),
+    *TELEMETRY_COLUMNS[TELEMETRY_COLUMNS.index("host_cpu_percent") :],
+)
+"""columns of steps.csv and telemetry.csv that folders written before there were any have not"""
+LINK_COLUMNS = ("step", "time_s", "source", "target", *_SENT, *_RECEIVED)
 
-_TEXT = ("node", "source", "target")
-_FRACTIONAL = ("loss", "density", "rate_bits", "cpu_percent")
-"""beside every column in seconds; the others count something"""
+_TEXT = ("node", "source", "target", "mode", "power_source", "rails_w", "temperatures_c")
+_FRACTIONAL = ("loss", "density", "rate_bits")
+_UNITS = ("_s", "_percent", "_hz", "_c", "_w", "_j")
+"""endings of the columns that hold a quantity, as the fractional ones do; the others count something"""
 
 _HEADERS = {"steps.csv": STEP_COLUMNS, "links.csv": LINK_COLUMNS, "telemetry.csv": TELEMETRY_COLUMNS}
 _STREAMS = (*_HEADERS, "events.jsonl")
@@ -402,8 +406,16 @@ def _file_name(name: str) -> str:
 
 
 def _cells(values: Iterable[Any]) -> list[Any]:
+    return [_cell(value) for value in values]
+
+
+def _cell(value: Any) -> Any:
     """Nine significant digits hold a float32 exactly and a run of a day to a tenth of a millisecond."""
-    return [f"{value:.9g}" if isinstance(value, float) else value for value in values]
+    if isinstance(value, Mapping):
+        value = " ".join(f"{name}={_cell(item)}" for name, item in value.items())
+    if isinstance(value, str):  # a board's own words; a row is a line
+        return " ".join(value.split())
+    return f"{value:.9g}" if isinstance(value, float) else value
 
 
 def _json(value: Any, indent: int | None = None) -> bytes:
@@ -461,13 +473,14 @@ def _read_csv(path: Path, expected: Sequence[str]) -> Columns:
         found = {name: _column(name, cells) for name, cells in zip(header, columns, strict=True)}
     except ValueError as error:
         raise RunFolderError(f"{path}: {error}") from error
-    return found | {name: np.full(len(rows) - 1, np.nan) for name in expected if name not in found}
+    empty = [""] * (len(rows) - 1)
+    return found | {name: _column(name, empty) for name in expected if name not in found}
 
 
 def _column(name: str, cells: Sequence[str]) -> NDArray[Any]:
     if name in _TEXT:
         return np.array(cells, dtype=np.str_)
-    counts = not (name.endswith("_s") or name in _FRACTIONAL)
+    counts = not (name.endswith(_UNITS) or name in _FRACTIONAL)
     if counts and all(cells):
         numbers = [int(cell) for cell in cells]
         # A fingerprint may use all 64 bits.

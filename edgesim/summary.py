@@ -13,6 +13,7 @@ from edgesim.ledger import ledger
 from edgesim.network.shaping import payload_rate
 from edgesim.results import PARTS, Columns, Run
 from edgesim.topology.paths import Hop
+from edgesim.topology.quantities import format_time
 from node_agent.events import Sent
 from node_agent.job import LinkSettings
 from node_agent.plain import plain
@@ -48,6 +49,7 @@ def summarise(
     agree = _agree(run, len(finished), digests)
     read_back = read_back_links(run)
     entries = ledger(run, read_back)
+    energy = {node: _energy(run, node, rows[node]) for node in nodes}
     summary = {
         "status": status,
         "error": error,
@@ -105,7 +107,8 @@ def summarise(
             for (source, target), entry in entries.items()
             for missed in entry.deviations(at_rest=len(finished) == len(nodes))
         ],
-        "energy_j": _energy(run, rows),
+        "energy_j": _known({node: joules for node, (joules, _) in energy.items()}),
+        "energy_source": _known({node: source for node, (_, source) in energy.items()}),
         "params_sha256": digests.pop() if len(digests) == 1 and agree else None,
         "nodes_agree": agree,
     }
@@ -198,17 +201,56 @@ def _mean(values: NDArray[Any]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _energy(run: Run, rows: Mapping[str, Columns]) -> dict[str, float | None] | None:
-    """J that each node's board takes for training: its power at rest all the time, and what it takes loaded on top of
-    that while it computes, encodes or decodes. None where its power in its mode is not known; radios are no part of it.
-    """
-    found: dict[str, float | None] = {}
-    for node, steps in rows.items():
-        power = run.config.get("boards", {}).get(node, {}).get("power_w")
-        busy = sum(math.fsum(steps[f"{part}_s"]) for part in ("compute", "encode", "decode"))
-        idle = power and power["idle"] * math.fsum(steps["duration_s"])
-        found[node] = power and idle + (power["loaded"] - power["idle"]) * busy
-    return found if any(value is not None for value in found.values()) else None
+def _known(of_nodes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """None where nothing is known of any node."""
+    return dict(of_nodes) if any(value is not None for value in of_nodes.values()) else None
+
+
+def _energy(run: Run, node: str, steps: Columns) -> tuple[float | None, str | None]:
+    """J that a node's board takes for training, and how that is known: measured where it was, else modelled."""
+    joules, source = _measured_energy(run, node)
+    return (joules, source) if joules is not None else _modelled_energy(run, node, steps)
+
+
+def _measured_energy(run: Run, node: str) -> tuple[float | None, str | None]:
+    """As the node told when it finished, or else in its last sample: evaluations are in it."""
+    told = [event for event in run.events_of("finished") if event["node"] == node]
+    if told:
+        joules, power = told[0].get("energy_j"), told[0].get("power_source")
+        unmeasured, until = told[0].get("energy_unmeasured_s") or 0.0, ""
+    else:
+        samples = run.telemetry
+        mine = np.flatnonzero((samples["node"] == node) & np.isfinite(samples["energy_j"]))
+        if not len(mine):
+            return None, None
+        joules, power, unmeasured, host_s = (
+            samples[name][mine[-1]].item() for name in ("energy_j", "power_source", "energy_unmeasured_s", "host_s")
+        )
+        until = f", until {format_time(host_s)}, the last sample"
+    if joules is None:
+        return None, None
+    shared = _sharing(run, node)
+    whose = f", of the machine that {', '.join(shared)} share" if len(shared) > 1 else ""
+    without = f", without {format_time(unmeasured)} in which it was not known" if unmeasured else ""
+    return joules, f"measured: {power}{whose}{without}{until}"
+
+
+def _sharing(run: Run, node: str) -> list[str]:
+    """The nodes that ran on the same machine, this one among them."""
+    machines = {event["node"]: event["machine"] for event in run.events_of("sensors") if event["machine"] is not None}
+    return [other for other, machine in machines.items() if machine == machines.get(node)]
+
+
+def _modelled_energy(run: Run, node: str, steps: Columns) -> tuple[float | None, str | None]:
+    """The board's power at rest all the time, and what it takes loaded on top of that while it computes, encodes or
+    decodes. None where its power in its mode is not known; radios are no part of it."""
+    board = run.config.get("boards", {}).get(node, {})
+    power = board.get("power_w")
+    if not power:
+        return None, None
+    busy = sum(math.fsum(steps[f"{part}_s"]) for part in ("compute", "encode", "decode"))
+    joules = power["idle"] * math.fsum(steps["duration_s"]) + (power["loaded"] - power["idle"]) * busy
+    return joules, f"modelled: {board['board']}, mode {board['mode']}"
 
 
 def _time_to(goal: float | None, evaluations: Sequence[Mapping[str, Any]]) -> float | None:

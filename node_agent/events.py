@@ -205,13 +205,76 @@ class Step:
 
 @dataclass(frozen=True)
 class Telemetry:
+    """A sample of a node and of what it runs on. None: not told here, or not to this user, or not now."""
+
     rank: int
     node: str
     host_s: float
     """time on the host since training began"""
-    cpu_percent: float
-    rss_bytes: int
-    threads: int
+    cpu_percent: float | None = None
+    """that the node's process took since the last sample; 100: one processor"""
+    rss_bytes: int | None = None
+    threads: int | None = None
+    host_cpu_percent: float | None = None
+    """of the whole host since the last sample; 100: all its processors"""
+    cpus_on: int | None = None
+    cpu_hz: float | None = None
+    """mean clock of those"""
+    memory_used_bytes: int | None = None
+    """of the whole host, as the next"""
+    memory_available_bytes: int | None = None
+    interface_sent_bytes: int | None = None
+    """by the interface of the data plane, as the next; both, and those of the disks, since training began"""
+    interface_received_bytes: int | None = None
+    disk_read_bytes: int | None = None
+    """by all disks of the host, as the next"""
+    disk_written_bytes: int | None = None
+    disk_free_bytes: int | None = None
+    """where the node's process works"""
+    gpu_percent: float | None = None
+    gpu_hz: float | None = None
+    emc_percent: float | None = None
+    """bandwidth of the memory controller in use, of what its clock allows"""
+    emc_hz: float | None = None
+    temperature_c: float | None = None
+    """the highest of those that follow, °C"""
+    temperatures_c: dict[str, float] | None = None
+    """by thermal zone"""
+    mode: str | None = None
+    """power mode"""
+    rails_w: dict[str, float] | None = None
+    """power by rail, W; a little below 0 at rest"""
+    total_w: float | None = None
+    """of the board, as `power_source` defines it"""
+    power_source: str | None = None
+    """rails that are the total and what reads them, as "VDD_IN by ina3221 hwmon" """
+    energy_j: float | None = None
+    """of the board since training began"""
+    energy_unmeasured_s: float | None = None
+    """time since then that is not in it, as the power was not known"""
+
+
+@dataclass(frozen=True)
+class Sensors:
+    """What a node found to be measured on its machine."""
+
+    rank: int
+    node: str
+    machine: str | None
+    """the same on all nodes that share one, for as long as it runs; None: not told"""
+    found: dict[str, str]
+    """by subject, in words"""
+
+
+@dataclass(frozen=True)
+class SensorLost:
+    """A source of telemetry failed and is left out from now on."""
+
+    rank: int
+    node: str
+    host_s: float
+    sensor: str
+    error: str
 
 
 @dataclass(frozen=True)
@@ -247,7 +310,27 @@ class Finished:
     params_sha256: str
     parameters: int
     """number of trained values"""
+    energy_j: float | None = None
+    """of the board during training, evaluations included; None: not measured"""
+    power_source: str | None = None
+    """what that is the integral of, as in `Telemetry`"""
+    energy_unmeasured_s: float = 0.0
+    """time of it that is not in `energy_j`, as the power was not known"""
 
 
-Event = Union[Probed, Started, ClockSet, ClockOffset, Waiting, Paused, Step, Telemetry, Observation, Fault, Finished]  # noqa: UP007
+Event = Union[  # noqa: UP007
+    Probed,
+    Started,
+    ClockSet,
+    ClockOffset,
+    Waiting,
+    Paused,
+    Step,
+    Telemetry,
+    Sensors,
+    SensorLost,
+    Observation,
+    Fault,
+    Finished,
+]
 Emit = Callable[[Event], None]

@@ -217,7 +217,7 @@ class Job(Settings):
         default=None, description="None: links are measured, and nothing is trained"
     )
     evaluate_every: int = Field(default=0, description="steps between observations; 0: only first and last")
-    telemetry_interval: float = Field(default=1.0, description="s between samples of CPU and memory")
+    telemetry_interval: float = Field(default=1.0, ge=0.01, description="s between samples of telemetry")
 
     @model_validator(mode="after")
     def _consistent(self) -> Job:

@@ -8,6 +8,7 @@ import traceback
 import zlib
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -145,8 +146,10 @@ def _prepare_and_train(
     observer = Observer(job, workload, ring, clock, handshake, emit)
     observer.observe(0)
     tell_clock(job, clock, emit)
-    with Telemetry(job, emit):
-        return _steps(job, workload, exchange, ring, clock, handshake, observer, emit)
+    with Telemetry(job, emit) as telemetry:
+        finished = _steps(job, workload, exchange, ring, clock, handshake, observer, emit)
+    used = telemetry.energy
+    return replace(finished, energy_j=used.joules, power_source=used.source, energy_unmeasured_s=used.unmeasured_s)
 
 
 def probe_links(

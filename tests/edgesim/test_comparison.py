@@ -106,6 +106,8 @@ def test_rows_are_si(empty: Run) -> None:
             "ratio_values": 2.0,
             "time_s": 62.5,
             "time_to_target_s": 12.25,
+            "energy_per_node_j": None,
+            "energy_source": None,
             "step_p50_s": 0.1562,
             "nodes_agree": True,
             "mended": None,
@@ -206,6 +208,18 @@ def test_what_the_links_carried_is_said_where_the_kernel_counted_it(empty: Run) 
     ]
     said = [line for line in text_of(runs).splitlines() if "carried" in line]
     assert said == ["topk: links carried 1.0050 × the bytes sent, and 10.0 % of headers"]
+
+
+def test_energy_is_shown_where_it_is_known_of_every_node_with_its_source(empty: Run) -> None:
+    source = "measured: VDD_IN by ina3221 hwmon"
+    known = {"energy_j": {"a": 20.0, "b": 30.0}, "energy_source": {"a": source, "b": source}}
+    partly = {"energy_j": {"a": 20.0, "b": None}, "energy_source": {"a": source, "b": None}}
+    runs = [summed(empty, compressor={"name": "none"}, **known), summed(empty, compressor={"name": "topk"}, **partly)]
+    lines = text_of(runs, 140).splitlines()
+    place = lines[0].index("J/node")
+    shown = {line.split()[0]: line[place : place + 6].strip() for line in lines if line.startswith(("none ", "topk "))}
+    assert shown == {"none": "25.00", "topk": "–"}
+    assert [line for line in lines if source in line] == [f"none: energy {source}"]
 
 
 def test_what_was_mended_in_a_scene_is_said_once(empty: Run) -> None:

@@ -29,6 +29,7 @@ from node_agent.events import (
     Finished,
     Observation,
     Received,
+    Sensors,
     Sent,
     Started,
     Step,
@@ -106,7 +107,15 @@ def started(rank: int, rate: float = 1e5, parameters: int = 1000) -> Started:
 
 
 def test_what_is_recorded_is_read_back(tmp_path: Path) -> None:
-    telemetry = Telemetry(rank=1, node="b", host_s=0.5, cpu_percent=97.5, rss_bytes=2**31, threads=3)
+    telemetry = Telemetry(
+        *(1, "b", 0.5, 97.5, 2**31, 3),
+        gpu_percent=12.0,
+        temperatures_c={"cpu": 48.5, "gpu": 47.0},
+        rails_w={"VDD_IN": 4.824, "VDD_SOC": -0.04},
+        total_w=5.0,
+        power_source="VDD_IN by ina3221 hwmon",
+        disk_free_bytes=2**40,
+    )
     run = written(tmp_path, "ab", [step(0, 1), step(1, 1, loss=math.nan), telemetry])
     assert run.topology == "name: test\n"
     assert run.nodes == ["a", "b"]
@@ -119,9 +128,12 @@ def test_what_is_recorded_is_read_back(tmp_path: Path) -> None:
     assert [run.steps[f"{part}_s"][0] for part in ("compute", "encode", "wait", "transfer", "decode")] == [
         *(0.1, 0.02, 0.03, 0.2, 0.05)
     ]
-    assert {name: column.tolist() for name, column in run.telemetry.items()} == {
-        name: [value] for name, value in vars(telemetry).items()
-    }
+    told = {name: value for name, value in vars(telemetry).items() if value is not None}
+    told |= {"temperatures_c": "cpu=48.5 gpu=47", "rails_w": "VDD_IN=4.824 VDD_SOC=-0.04"}
+    found = {name: column.tolist() for name, column in run.telemetry.items()}
+    assert {name: found[name] for name in told} == {name: [value] for name, value in told.items()}
+    assert found["mode"] == [""]
+    assert all(math.isnan(*found[name]) for name in found.keys() - told.keys() - {"mode"})
 
 
 def test_a_link_row_joins_what_its_sender_and_its_receiver_counted(tmp_path: Path) -> None:
@@ -437,6 +449,55 @@ def test_paths_inside(tmp_path: Path) -> None:
     folder.close()
 
 
+def test_a_row_of_telemetry_is_a_line_whatever_a_board_calls_its_sensors(tmp_path: Path) -> None:
+    telemetry = Telemetry(0, "a", 1.0, mode='15W\n"high"', temperatures_c={"cpu\r\nzone,0": 41.0})
+    run = written(tmp_path, "a", [telemetry, Telemetry(0, "a", 2.0)])
+    assert run.telemetry["mode"].tolist() == ['15W "high"', ""]
+    assert run.telemetry["temperatures_c"].tolist() == ["cpu zone,0=41", ""]
+
+
+def finished(rank: int, **energy: Any) -> Finished:
+    return Finished(rank, NODES[rank], 0.8, 2, "ff" * 32, 1000, **energy)
+
+
+def test_energy_is_told_with_what_it_is_of(tmp_path: Path) -> None:
+    rails = {"energy_j": 25.5, "power_source": "VDD_IN by ina3221 hwmon", "energy_unmeasured_s": 7.5}
+    events: list[Event] = [step(rank, 1) for rank in range(3)]
+    events += [Sensors(rank, node, machine, {}) for rank, (node, machine) in enumerate(zip("abc", "xyx", strict=True))]
+    run = written(tmp_path, "abc", [*events, finished(0, **rails), finished(1, **rails), finished(2)])
+    summary = summarise(run)
+    assert summary["energy_j"] == {"a": 25.5, "b": 25.5, "c": None}
+    unknown = "without 7.5 s in which it was not known"
+    assert summary["energy_source"] == {
+        "a": f"measured: VDD_IN by ina3221 hwmon, of the machine that a, c share, {unknown}",
+        "b": f"measured: VDD_IN by ina3221 hwmon, {unknown}",
+        "c": None,
+    }
+
+
+def test_measured_energy_wins_over_modelled(tmp_path: Path) -> None:
+    """At rest 5 W for 0.4 s, and 5 W more while the node computes, encodes and decodes: 0.17 s."""
+    folder = new_folder(tmp_path, "ab")
+    config = json.loads((tmp_path / "config.json").read_text())
+    board = {"board": "Board", "mode": "15W", "power_w": {"idle": 5.0, "loaded": 10.0}}
+    folder.write_config({**config, "boards": {"a": board, "b": board}})
+    for event in (step(0, 1), step(1, 1), finished(0, energy_j=3.0, power_source="VDD_IN"), finished(1)):
+        folder.record(event)
+    folder.close()
+    summary = summarise(load(tmp_path))
+    assert summary["energy_j"] == {"a": 3.0, "b": pytest.approx(5 * 0.4 + 5 * 0.17)}
+    assert summary["energy_source"] == {"a": "measured: VDD_IN", "b": "modelled: Board, mode 15W"}
+
+
+def test_energy_of_a_node_that_did_not_finish_is_that_of_its_last_sample(tmp_path: Path) -> None:
+    power = {"power_source": "VDD_IN", "energy_unmeasured_s": 0.0}
+    samples = [Telemetry(0, "a", host_s, energy_j=joules, **power) for host_s, joules in ((1.0, 5.0), (2.0, 11.0))]
+    run = written(tmp_path, "ab", [step(0, 1), step(1, 1), *samples, Telemetry(1, "b", 2.0)])
+    summary = summarise(run, status="killed")
+    assert summary["energy_j"] == {"a": 11.0, "b": None}
+    assert summary["energy_source"] == {"a": "measured: VDD_IN, until 2 s, the last sample", "b": None}
+
+
 def test_steps_before_the_configuration_are_an_error(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path)
     with pytest.raises(ValueError, match="configuration must be written before"):
@@ -490,7 +551,12 @@ def test_a_folder_without_the_columns_of_today_is_read_and_summed_up(tmp_path: P
     lines = [line.split(",") for line in (tmp_path / "steps.csv").read_text().splitlines()]
     kept = (",".join(cell for place, cell in enumerate(line) if place not in later) for line in lines)
     (tmp_path / "steps.csv").write_text("".join(f"{line}\n" for line in kept))
+    (tmp_path / "telemetry.csv").write_text("rank,node,host_s,cpu_percent,rss_bytes,threads\n0,a,1.5,97,1000,3\n")
     old = load(tmp_path)
+    assert old.telemetry["rss_bytes"].tolist() == [1000]
+    assert np.isnan(old.telemetry["total_w"]).all()
+    assert old.telemetry["rails_w"].tolist() == [""]
+    assert summarise(old)["energy_j"] is None
     assert np.isnan(old.steps["density"]).all()
     assert old.steps["bytes_sent"].tolist() == run.steps["bytes_sent"].tolist()
     assert summarise(run)["ledger"] != {}
