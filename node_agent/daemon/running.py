@@ -157,8 +157,9 @@ class Running:
             return
         try:
             journal.append(line)
-        finally:
-            self._job.changed()
+        except OSError as error:
+            self._disk_failed(error)
+        self._job.changed()
 
     def _take(self, event: dict[str, Any]) -> None:
         """What of an event concerns the daemon."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Any
 
 import pytest
 from agents import Board, a_job, in_thread, settings
+
+from node_agent.daemon import journal
 
 STEPS = "for step in range(1, 4): tell(event='step', step=step)\n"
 FINISHED = "tell(event='finished')\n"
@@ -113,6 +117,23 @@ def test_the_disk_is_watched(board: Board, program: str, tmp_path: Path) -> None
     end = board.end(board.run(program + FOREVER))
     assert end["state"] == "failed"
     assert "allowed 24 MiB" in end["error"] or "File too large" in end["error"]
+
+
+def test_a_full_disk_loses_no_event(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    idle(board)
+    write = journal.write_whole
+
+    def full(descriptor: int, line: bytes) -> None:
+        if b"step" in line and json.loads(line)["step"] > 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(descriptor, line)
+
+    monkeypatch.setattr(journal, "write_whole", full)
+    lines = r"b''.join(b'{\"event\": \"step\", \"step\": %d}\n' % step for step in range(1, 100))"
+    job = board.run(f"import time\nos.write(EVENTS, {lines})\ntime.sleep(60)")
+    told = board.told(job)
+    assert [line["event"]["step"] for line in told[:-1]] == list(range(1, 100))
+    assert told[-1]["end"]["error"] == "disk full"
 
 
 def test_a_log_has_an_end(board: Board) -> None:
