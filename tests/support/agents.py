@@ -26,6 +26,7 @@ from node_agent.daemon.plaintext import Plaintext
 from node_agent.daemon.settings import AgentSettings
 from node_agent.daemon.store import Store
 from node_agent.daemon.tasks import Command
+from node_agent.job import ShardSettings
 from node_agent.security.identity import Identity
 
 TELL = "import json, os, sys\ndef tell(**event): os.write(EVENTS, json.dumps(event).encode() + b'\\n')\n"
@@ -46,8 +47,10 @@ def program(text: str) -> Command:
 
 
 def commanding(task: Task, listening: int | None) -> Command:
-    """The name of a job's run is the file name of the program that does it, in the folder of its files."""
-    assert task.kind == "run"
+    """The file that is a job's scene by its own word is the program that does it."""
+    if task.kind != "run" or task.job.workload is None:
+        return program("tell(event='finished')")
+    assert isinstance(task.job.workload.scene, ShardSettings)  # the board has seen to it
     return program(f"exec(open('{task.job.workload.scene.file}').read())")
 
 
