@@ -102,7 +102,8 @@ def _bounded(place: str, value: Any) -> None:
     if abs(value) >= 2**63:
         raise Inadmissible(f"{place}: found a number of more than 63 bits, allowed smaller ones")
     if value > MOST.get(place, math.inf) or value < LEAST.get(place, -math.inf):
-        allowed = f"{LEAST.get(place, 0)} to {MOST.get(place, 'any')}"
+        least, most = LEAST.get(place, 1), MOST.get(place, 2**63)
+        allowed = f"{least:g} to {most:g}" if isinstance(value, float) else f"{least} to {most}"
         raise Inadmissible(f"{place}: found {value}, allowed {allowed}")
 
 

@@ -84,7 +84,7 @@ class BoardProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        _notice_silence(transport.get_extra_info("socket"))
+        _set_options(transport.get_extra_info("socket"))
         self.peer = self._connections.identify(transport.get_extra_info("ssl_object"))
         self.app_state = {**self.app_state, "peer": self.peer}
         self.transport = _Patient(transport, self)
@@ -183,10 +183,11 @@ class _Patient(asyncio.Transport):
         return self._transport.get_extra_info(name, default)
 
 
-def _notice_silence(connection: socket.socket | None) -> None:
-    """Have the kernel find out that a peer is gone."""
+def _set_options(connection: socket.socket | None) -> None:
+    """Have the kernel find out that a peer is gone, and send short answers at once."""
     if connection is None:
         return
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
         connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
