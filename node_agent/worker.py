@@ -453,7 +453,7 @@ def fingerprint(model: nn.Module) -> int:
     """CRC-32 over all parameters' bytes, in the model's order: the quick check that replicas are the same."""
     crc = 0
     for parameter in model.parameters():
-        crc = zlib.crc32(parameter.detach().contiguous().view(-1).numpy().data, crc)
+        crc = zlib.crc32(parameter.detach().contiguous().view(-1).cpu().numpy().data, crc)
     return crc
 
 
@@ -461,5 +461,5 @@ def digest(model: nn.Module) -> str:
     """SHA-256 over all parameters' bytes, in the model's order."""
     sha = hashlib.sha256()
     for parameter in model.parameters():
-        sha.update(parameter.detach().contiguous().view(-1).numpy().data)
+        sha.update(parameter.detach().contiguous().view(-1).cpu().numpy().data)
     return sha.hexdigest()

@@ -9,9 +9,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal
 
 from node_agent.device.commands import run_limited
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 Wanted = Literal["auto", "gloo", "nccl"]
 
@@ -66,6 +70,17 @@ def choose(wanted: Wanted, cuda: bool, probe: Callable[[str, str], Probed] = pro
     if wanted == "nccl":
         raise BackendError(f"backend: found nccl, which does not work here: {found.reason}; allowed auto or gloo")
     return Backend("gloo", "gloo", f"NCCL does not work here: {found.reason}")
+
+
+def agreed(chosen: Backend, rank: int, size: int, store: Store) -> Backend:
+    """The backend of all nodes: a process group has the same one everywhere. NCCL where each of them has chosen it."""
+    keys = [f"backend/{one}" for one in range(size)]
+    store.set(keys[rank], chosen.name)
+    store.wait(keys, timedelta(seconds=LIMIT))
+    without = [one for one in range(size) if store.get(keys[one]) != b"nccl"]
+    if chosen.name == "gloo" or not without:
+        return chosen
+    return Backend("gloo", "gloo", f"NCCL does not work on rank {without[0]}")
 
 
 def require_distributed() -> None:

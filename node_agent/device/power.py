@@ -97,11 +97,11 @@ def power_mode(
         yield None
         return
     before = current(command)
-    mode = _set(resolve(wanted, _known(configuration)), before, command)
+    number = resolve(wanted, _known(configuration))
     try:
-        yield mode
+        yield _set(number, before, command)
     finally:
-        _set(before.id, mode, command)
+        _set(before.id, current(command), command)
 
 
 def _known(configuration: Path) -> list[PowerMode]:
