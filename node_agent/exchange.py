@@ -70,7 +70,7 @@ class Account:
 class _Full(NamedTuple):
     """A bucket whose gradients are there."""
 
-    index: int
+    number: int
     since: float
     """s, by the training thread's clock"""
     after: torch.cuda.Event | None
@@ -154,7 +154,7 @@ class Exchange:
         waiting: dict[int, _Full] = {}
         turn = 0
         while (item := self._ready.get()) is not None:
-            waiting[item.index] = item
+            waiting[item.number] = item
             try:
                 while turn in waiting:
                     full = waiting.pop(turn)

@@ -20,7 +20,9 @@ class Timing:
     repetitions: int
 
 
-def timed(do: Callable[[], object], budget: float, most: int = 1000, finish: Callable[[], object] | None = None) -> Timing:
+def timed(
+    do: Callable[[], object], budget: float, most: int = 1000, finish: Callable[[], object] | None = None
+) -> Timing:
     """Do it once, untimed, then again until `budget` s are over or it was done `most` times; `finish` waits for what
     has only been asked for."""
     do()

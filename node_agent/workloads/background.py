@@ -27,6 +27,8 @@ from node_agent.workloads.shard import open_shard
 SUPPRESSED = 20
 """reconstructions in a batch, those most similar to the target, that the target-suppression term pushes away"""
 
+CPU = torch.device("cpu")
+
 CHUNK = 4096
 """pixels worked on at once, where a whole strip of them in float64 would not fit"""
 
@@ -63,9 +65,7 @@ class BackgroundLearning(Workload):
     and cosines need an origin: they are taken in [0, 1], where it is the scene's least value, not its mid-grey.
     """
 
-    def __init__(
-        self, settings: BackgroundSettings, seed: int, rank: int, device: torch.device = torch.device("cpu")
-    ) -> None:
+    def __init__(self, settings: BackgroundSettings, seed: int, rank: int, device: torch.device = CPU) -> None:
         self.settings = settings
         self._device = device
         self.learning_rate = settings.learning_rate
