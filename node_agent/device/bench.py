@@ -171,11 +171,12 @@ def _calibrate(device: torch.device, quick: bool) -> Calibration:
     small, large = (_copied(octets, device, budget) for octets in (SMALL_COPY, LARGE_COPY))
     launch = _launch(device, budget)
     peak = max(product.flop_s for product in products)
-    steps = {batch: _step(batch, device, budget) for batch in (FITTED, CHECKED)}
-    fitted, kernels, parameters = steps[FITTED]
-    reached = fit(kernels, fitted.best_s, Roofline(flop_s=peak, byte_s=small.byte_s, launch_s=launch.best_s))
+    taken = {batch: _step(batch, device, budget) for batch in (FITTED, CHECKED)}
+    timing, kernels, _ = taken[FITTED]
+    reached = fit(kernels, timing.best_s, Roofline(flop_s=peak, byte_s=small.byte_s, launch_s=launch.best_s))
     fitted, checked = (
-        Step(batch, parameters, timing, modelled(kernels, reached)) for batch, (timing, kernels, _) in steps.items()
+        Step(batch, parameters, timing, modelled(kernels, reached))
+        for batch, (timing, kernels, parameters) in taken.items()
     )
     return Calibration(
         device="cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
@@ -269,7 +270,8 @@ def _step(
             optimiser.step()
 
         found = timed(step, max(4 * budget, 0.5), finish=lambda: finish(device))
-        with _Recorder() as recorder:
+        recorder = _Recorder()
+        with recorder:
             step()
         return found, recorder.entries, sum(parameter.numel() for parameter in workload.model.parameters())
 

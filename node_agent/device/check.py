@@ -62,7 +62,11 @@ def _torch(place: Place) -> Iterator[Finding]:
     if ended.fault:
         yield Finding("torch", "missing", ended.fault)
         return
-    found: dict[str, Any] = json.loads(ended.output.strip().splitlines()[-1])
+    told = [line for line in ended.output.splitlines() if line.startswith("{")]  # libraries may print theirs besides
+    if not told:
+        yield Finding("torch", "missing", f"found no answer, but {ended.output.strip()[:200]!r}")
+        return
+    found: dict[str, Any] = json.loads(told[-1])
     yield Finding("torch", "ok", found["version"])
     if not found["distributed"]:
         yield Finding("torch.distributed", "missing", found["gloo"])

@@ -27,8 +27,10 @@ def reduce_one(backend: str, device: str) -> str:
         return f"{backend} is not part of this build of torch ({torch.__version__})"
     if device == "cuda" and not torch.cuda.is_available():
         return "no CUDA device"
+    from torch._C._distributed_c10d import HashStore  # not part of every build of torch
+
     try:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         tensor = torch.arange(1.0, 9.0, device=device)
         dist.all_reduce(tensor)
         total = float(tensor.sum())
