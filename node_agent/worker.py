@@ -84,11 +84,11 @@ def _one_line(error: BaseException) -> str:
 
 
 def _do(job: Job, emit: Emit, listener: int | None) -> None:
+    require_distributed()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     # Every buffer is written before it is read; filling it would take memory and time that no node needs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    require_distributed()
     device = accelerator(job.device)
     data = join(job, listener, choose(job.backend, device.type == "cuda"))
     handshake = Handshake(job.rank, job.world_size, *channels(job, ASIDE)) if job.world_size > 1 else None

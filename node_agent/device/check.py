@@ -7,6 +7,8 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,8 +114,9 @@ def _kernel(place: Place) -> Iterator[Finding]:
 
 
 def _telemetry(place: Place) -> Iterator[Finding]:
-    from node_agent.telemetry import sources
-
+    if find_spec("node_agent.telemetry.sources") is None:
+        return
+    sources = import_module("node_agent.telemetry.sources")
     for source in sources.describe(place.root):
         yield Finding(f"telemetry {source.subject}", "ok" if source.found else "absent", source.detail)
 
@@ -134,6 +137,26 @@ def _time(place: Place) -> Iterator[Finding]:
         yield Finding("time", "absent", f"{what}: certificates may seem not yet valid, or expired")
 
 
+def _identity(place: Place) -> Iterator[Finding]:
+    if find_spec("node_agent.security") is None or find_spec("node_agent.daemon.settings") is None:
+        return
+    settings, identity = (import_module(f"node_agent.{name}") for name in ("daemon.settings", "security.identity"))
+    try:
+        folder = settings.read(None).data / "identity"
+        if not folder.is_dir():  # looking for an identity makes no folder for it
+            yield Finding("identity", "absent", "not enrolled: node-agent token, then edgesim fleet enroll")
+            return
+        found = identity.Identity(folder)
+        if found.enrolled:
+            yield Finding("identity", "ok", f"{found.name}, enrolled until {found.ends_at:%Y-%m-%d %H:%M} UTC")
+        else:
+            yield Finding("identity", "absent", "not enrolled: node-agent token, then edgesim fleet enroll")
+    except (settings.SettingsError, identity.IdentityError) as error:
+        yield Finding("identity", "absent", str(error))
+    except PermissionError as error:
+        yield Finding("identity", "absent", f"{error.filename}: not for this user to read")
+
+
 LOOKS: tuple[Callable[[Place], Iterator[Finding]], ...] = (
     _board,
     _torch,
@@ -142,6 +165,7 @@ LOOKS: tuple[Callable[[Place], Iterator[Finding]], ...] = (
     _telemetry,
     _power,
     _time,
+    _identity,
 )
 
 

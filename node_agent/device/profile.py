@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -47,7 +48,7 @@ def profile(calibration: Calibration, device: torch.device) -> dict[str, Any]:
     if mode is not None:
         chosen["id"] = mode.id
     return {
-        "board": facts.model() or "unknown board",
+        "board": facts.model() or f"{platform.machine()} host",
         "module": {"value": "unknown", "unverified": True},
         "last_jetpack": {"value": facts.release() or "none", "source": READ},
         "cpu": cpu,
