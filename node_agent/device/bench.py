@@ -171,7 +171,7 @@ def _calibrate(device: torch.device, quick: bool) -> Calibration:
     small, large = (_copied(octets, device, budget) for octets in (SMALL_COPY, LARGE_COPY))
     launch = _launch(device, budget)
     peak = max(product.flop_s for product in products)
-    taken = {batch: _step(batch, device, budget) for batch in (FITTED, CHECKED)}
+    taken = {batch: measured_step(batch, device, budget) for batch in (FITTED, CHECKED)}
     timing, kernels, _ = taken[FITTED]
     reached = fit(kernels, timing.best_s, Roofline(flop_s=peak, byte_s=small.byte_s, launch_s=launch.best_s))
     fitted, checked = (
@@ -234,7 +234,7 @@ def _copied(octets: int, device: torch.device, budget: float) -> Copied:
 
 def _launch(device: torch.device, budget: float) -> Timing:
     """A kernel of a step that has next to nothing to compute."""
-    found, kernels, _ = _step(TINY_BATCH, device, budget, TINY)
+    found, kernels, _ = measured_step(TINY_BATCH, device, budget, TINY)
     count = sum(entry[2] for entry in kernels)
     return Timing(found.best_s / count, found.median_s / count, found.spread, found.repetitions)
 
@@ -248,7 +248,7 @@ class _Recorder(Work):
         self.entries.append((flops, octets, kernels))
 
 
-def _step(
+def measured_step(
     batch: int, device: torch.device, budget: float, network: tuple[int, ...] | None = None
 ) -> tuple[Timing, Kernels, int]:
     """A step of background learning of a made scene: what it takes, of which kernels it is made, and how many

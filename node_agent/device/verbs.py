@@ -22,14 +22,18 @@ def check(as_json: bool) -> int:
 
 def bench(out: Path | None, quick: bool, wanted: Literal["auto", "cpu", "cuda"]) -> int:
     """Calibrate a device profile, and write it to a file (None: to standard output)."""
+    try:
+        if out is not None:
+            _writable(out)
+    except OSError as error:
+        return _refuse(f"--out {out}: {error.strerror}")
+
     from node_agent.device.accelerator import AcceleratorError, accelerator
     from node_agent.device.bench import calibrate
     from node_agent.device.profile import as_yaml, profile
 
     try:
         device = accelerator(wanted)
-        if out is not None:
-            _writable(out)
         text = as_yaml(profile(calibrate(device, quick), device))
         if out is None:
             print(text, end="")
