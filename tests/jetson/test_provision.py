@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -96,7 +97,10 @@ def _digest(text: str) -> str:
 
 def test_the_wheel_is_installed_and_again(tmp_path: Path) -> None:
     root = tmp_path / "root"
-    root.mkdir()
+    # An environment that is there stays, and the pip of this Python serves it.
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", root / "opt/edgesim"], check=True
+    )
     for _ in range(2):
         provision("--root", root, "--wheel", wheel(tmp_path))
         done = subprocess.run([root / "opt/edgesim/bin/node-agent"], capture_output=True, text=True, check=True)
