@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from node_agent.device import backend, facts, power
 from node_agent.device.commands import run_limited
+from node_agent.telemetry import sources
 
 Status = Literal["ok", "absent", "missing"]
 
@@ -114,9 +115,6 @@ def _kernel(place: Place) -> Iterator[Finding]:
 
 
 def _telemetry(place: Place) -> Iterator[Finding]:
-    if find_spec("node_agent.telemetry.sources") is None:
-        return
-    sources = import_module("node_agent.telemetry.sources")
     for source in sources.describe(place.root):
         yield Finding(f"telemetry {source.subject}", "ok" if source.found else "absent", source.detail)
 

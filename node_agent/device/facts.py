@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import psutil
 
-_RELEASE = re.compile(r"# R(\d+) \(release\), REVISION: ([\d.]+)")
+from node_agent.telemetry.board import identify
+from node_agent.telemetry.files import text
 
 _JETPACKS = {32: "4", 35: "5", 36: "6", 38: "7", 39: "7"}
 """major release of JetPack by that of L4T (NVIDIA, Jetson Linux archive)"""
@@ -30,36 +31,28 @@ class Interface(NamedTuple):
     addresses: list[str]
 
 
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip() or None
-    except OSError:  # not there, or not for this user: not known
-        return None
-
-
 def model(root: Path = Path("/")) -> str | None:
     """The board, as its firmware names it: device tree, else DMI."""
-    of_dmi = _text(root / "sys/class/dmi/id/product_name")
-    return _text(root / "proc/device-tree/model") or of_dmi
+    of_dmi = text(root / "sys/class/dmi/id/product_name")
+    return text(root / "proc/device-tree/model") or of_dmi
 
 
 def release(root: Path = Path("/")) -> str | None:
     """Release of NVIDIA's L4T and its JetPack; None elsewhere."""
-    found = _RELEASE.match(_text(root / "etc/nv_tegra_release") or "")
-    if found is None:
+    board = identify(root)
+    if board is None or board.l4t is None:
         return None
-    major = int(found[1])
-    jetpack = f" (JetPack {_JETPACKS[major]})" if major in _JETPACKS else ""
-    return f"L4T {major}.{found[2]}{jetpack}"
+    major = int(board.l4t.split(".")[0])
+    return f"L4T {board.l4t}" + (f" (JetPack {_JETPACKS[major]})" if major in _JETPACKS else "")
 
 
 def processor(root: Path = Path("/")) -> str:
     """The kind of its CPU: by the kernel, else by the device tree, else its architecture."""
-    for line in (_text(root / "proc/cpuinfo") or "").splitlines():
+    for line in (text(root / "proc/cpuinfo") or "").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name":
             return value.strip()
-    return _text(root / "proc/device-tree/cpus/cpu@0/compatible") or platform.machine()
+    return (text(root / "proc/device-tree/cpus/cpu@0/compatible") or platform.machine()).split("\0")[0]
 
 
 def interfaces() -> list[Interface]:
@@ -78,24 +71,24 @@ def interfaces() -> list[Interface]:
 def kernel_options(names: tuple[str, ...], root: Path = Path("/")) -> dict[str, str] | None:
     """y, m or n for each option of the running kernel's configuration; None where that is nowhere to be read."""
     kernel = platform.release()
-    text = None
+    options = None
     try:
-        text = gzip.decompress((root / "proc/config.gz").read_bytes()).decode()
+        options = gzip.decompress((root / "proc/config.gz").read_bytes()).decode()
     except (OSError, EOFError):  # not there, or not whole
-        text = _text(root / f"boot/config-{kernel}") or _text(root / f"lib/modules/{kernel}/config")
-    if text is None:
+        text = text(root / f"boot/config-{kernel}") or text(root / f"lib/modules/{kernel}/config")
+    if options is None:
         return None
-    told = dict(re.findall(r"^CONFIG_(\w+)=(\S+)$", text, re.MULTILINE))
+    told = dict(re.findall(r"^CONFIG_(\w+)=(\S+)$", options, re.MULTILINE))
     return {name: told.get(name, "n") for name in names}
 
 
 def modules(names: tuple[str, ...], root: Path = Path("/")) -> list[str] | None:
     """Those of these modules that the running kernel has, built in or to be loaded; None where that is not told."""
     folder = root / "lib/modules" / platform.release()
-    lists = [text for name in ("modules.builtin", "modules.dep") if (text := _text(folder / name)) is not None]
+    lists = [read for name in ("modules.builtin", "modules.dep") if (read := text(folder / name)) is not None]
     if not lists:
         return None
-    return [name for name in names if any(f"/{name}.ko" in text for text in lists)]
+    return [name for name in names if any(f"/{name}.ko" in one for one in lists)]
 
 
 def cpu_limits(root: Path = Path("/")) -> str | None:
