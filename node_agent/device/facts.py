@@ -75,7 +75,7 @@ def kernel_options(names: tuple[str, ...], root: Path = Path("/")) -> dict[str, 
     try:
         options = gzip.decompress((root / "proc/config.gz").read_bytes()).decode()
     except (OSError, EOFError):  # not there, or not whole
-        text = text(root / f"boot/config-{kernel}") or text(root / f"lib/modules/{kernel}/config")
+        options = text(root / f"boot/config-{kernel}") or text(root / f"lib/modules/{kernel}/config")
     if options is None:
         return None
     told = dict(re.findall(r"^CONFIG_(\w+)=(\S+)$", options, re.MULTILINE))
