@@ -234,6 +234,8 @@ class Job(Settings):
             raise ValueError("workload, probe: at least one of them is needed")
         if self.device != "cpu" and self.clock == "virtual" and self.roofline is None:
             raise ValueError(f"device: found {self.device}, allowed cpu where a virtual clock counts CPU time")
+        if self.device == "cpu" and self.backend == "nccl":
+            raise ValueError("backend: found nccl, allowed auto or gloo where device is cpu")
         if any((link is None) != (len(self.nodes) == 1) for link in (self.outgoing, self.incoming)):
             raise ValueError("outgoing, incoming: both are needed by two nodes or more, and allowed only there")
         return self

@@ -6,13 +6,12 @@ on the integrated GPU. So a process of its own tries it first. Free of torch.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
-from node_agent.device.commands import run_limited
+from node_agent.device.commands import python, run_limited
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -50,17 +49,15 @@ GLOO = Backend("gloo", "gloo", "CPU tensors")
 def probe(backend: str, device: str, limit: float = LIMIT, program: Sequence[str] | None = None) -> Probed:
     """Whether a tensor on the device (cpu, cuda) can be reduced by the backend; `program` is run instead of the one
     that tries it, with the same arguments."""
-    program = program or (sys.executable, "-m", "node_agent.device.reduction")
+    program = program or python("node_agent.device.reduction")
     ended = run_limited([*program, backend, device, str(limit)], limit)
     return Probed(not ended.fault, ended.fault or f"a tensor was reduced on {device}")
 
 
 def choose(wanted: Wanted, cuda: bool, probe: Callable[[str, str], Probed] = probe) -> Backend:
-    """The backend for a node whose tensors are on CUDA, or not. Raises BackendError where NCCL is wanted and does not
-    work."""
+    """The backend for a node whose tensors are on CUDA; for one on the CPU it is Gloo, whatever is wanted for CUDA.
+    Raises BackendError where NCCL is wanted and does not work."""
     if not cuda:
-        if wanted == "nccl":
-            raise BackendError("backend: found nccl, allowed auto or gloo where training is on the CPU")
         return GLOO
     if wanted == "gloo":
         return Backend("gloo", "gloo", "as wanted")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import platform
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from node_agent.device import backend, facts, power
-from node_agent.device.commands import run_limited
+from node_agent.device.commands import python, run_limited
 from node_agent.telemetry import sources
 
 Status = Literal["ok", "absent", "missing"]
@@ -38,7 +37,7 @@ class Place:
     """What is examined, and by what."""
 
     root: Path = Path("/")
-    torch_program: tuple[str, ...] = (sys.executable, "-m", "node_agent.device.torch_facts")
+    torch_program: tuple[str, ...] = field(default_factory=lambda: python("node_agent.device.torch_facts"))
     nvpmodel: tuple[str, ...] = power.COMMAND
     probe: Probe = backend.probe
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,12 @@ class Ended:
     """one line: why it is no success; empty if it is"""
     absent: bool = False
     """the command could not be started"""
+
+
+def python(module: str) -> tuple[str, ...]:
+    """The command that calls `main` of a module, found where this process finds its own: `-m` would look into the
+    working directory first, which may hold what others have sent."""
+    return (sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; main()")
 
 
 def run_limited(command: Sequence[str], limit: float, environment: Mapping[str, str] | None = None) -> Ended:

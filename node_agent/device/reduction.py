@@ -1,9 +1,4 @@
-"""One tensor reduced by a backend of torch.distributed, in a process of its own: whatever happens to that is an answer.
-
-    python -m node_agent.device.reduction BACKEND DEVICE SECONDS
-
-exits 0 if the sum is right; else its last line of output says why.
-"""
+"""One tensor reduced by a backend of torch.distributed, in a process of its own: whatever happens is an answer."""
 
 from __future__ import annotations
 
@@ -40,7 +35,8 @@ def reduce_one(backend: str, device: str) -> str:
     return "" if total == 36.0 else f"the sum is {total:g}, expected 36"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Arguments: backend, device, seconds. Exits 0 if the sum is right; else the last line of output says why."""
     backend, device, seconds = sys.argv[1:]
     # Ends this process also when nobody waits for it any more.
     signal.setitimer(signal.ITIMER_REAL, float(seconds))

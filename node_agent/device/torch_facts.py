@@ -1,7 +1,4 @@
-"""What this build of torch is, told as a line of JSON by a process of its own: some end it with an illegal instruction.
-
-python -m node_agent.device.torch_facts SECONDS
-"""
+"""What this build of torch is, told as JSON by a process of its own: some end it with an illegal instruction."""
 
 from __future__ import annotations
 
@@ -35,6 +32,7 @@ def facts() -> dict[str, Any]:
     return found
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Argument: seconds."""
     signal.setitimer(signal.ITIMER_REAL, float(sys.argv[1]))
     print(json.dumps(facts()))

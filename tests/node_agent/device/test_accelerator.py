@@ -53,6 +53,8 @@ def test_auto_is_the_cpu_and_cuda_is_refused() -> None:
 def test_a_clock_that_counts_cpu_time_is_for_the_cpu(scene: Path, tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="device: found cuda, allowed cpu where a virtual clock counts CPU time"):
         job(scene, tmp_path / "r", device="cuda", clock="virtual")
+    with pytest.raises(ValidationError, match="backend: found nccl, allowed auto or gloo where device is cpu"):
+        job(scene, tmp_path / "r", backend="nccl")
     roofline = Roofline(flop_s=1e9, byte_s=1e9)
     assert job(scene, tmp_path / "r", device="cuda", clock="virtual", roofline=roofline).device == "cuda"
 

@@ -131,3 +131,11 @@ def test_this_machine_can_run_a_job() -> None:
     assert (done.returncode, content["can_run"], content["reason"]) == (0, True, None)
     found = {finding["subject"]: finding for finding in content["findings"]}
     assert found["gloo"]["detail"] == "a tensor was reduced on cpu"
+
+
+def test_looking_imports_no_torch() -> None:
+    modules = ("check", "power", "backend", "facts", "verbs")
+    imports = "; ".join(f"import node_agent.device.{module}" for module in modules)
+    told = f"import sys; {imports}; print(sorted({{'torch', 'numpy'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

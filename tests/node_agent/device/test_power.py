@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from node_agent.device import power
 from node_agent.device.power import PowerError, PowerMode, configured, current, pin, power_mode, queried, resolve
@@ -144,3 +146,23 @@ def test_a_cpuset_holds_for_what_is_started() -> None:
         pin([4095])
     with pytest.raises(PowerError, match=r"cpus: found \[\]"):
         pin([])
+
+
+NAMES = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=20)
+
+
+@given(NAMES, st.integers(0, 99), st.text(max_size=40))
+@settings(max_examples=50)
+def test_whatever_stands_around_it_a_mode_is_found(name: str, number: int, before: str) -> None:
+    said = f"{before}\nNV Power Mode: {name}\n{number}\n"
+    found = queried(said)
+    assert found is not None
+    if "NV Power Mode" not in before:
+        assert found == PowerMode(name, number)
+
+
+@given(st.text(max_size=80))
+@settings(max_examples=50)
+def test_no_text_is_too_odd_to_be_read(text: str) -> None:
+    assert queried(text) is None or "NV Power Mode:" in text
+    assert all(str(mode.id) in text for mode in configured(f"< POWER_MODEL ID=3 NAME={text}") if mode.id != 3)
