@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -47,3 +48,20 @@ def test_the_unit_is_watched_and_comes_back() -> None:
     assert found["OOMPolicy"] == "continue"
     assert found["StateDirectoryMode"] == "0700"
     assert "time-sync.target" in found["After"].split()
+
+
+def test_the_configuration_is_one_and_tells_all_that_may_be_set(tmp_path: Path) -> None:
+    settings = pytest.importorskip("node_agent.daemon.settings")
+    text = (JETSON / "agent.yaml").read_text()
+    found = settings.read(JETSON / "agent.yaml")
+    assert found.data == Path("/var/lib/edgesim")
+    whole = tmp_path / "agent.yaml"
+    whole.write_text(re.sub(r"^# (?=[a-z_]+: )", "", text, flags=re.MULTILINE).replace("eth0", "lo"))
+    told = settings.read(whole)
+    assert told.model_fields_set == set(settings.AgentSettings.model_fields)
+    assert told.model_dump(exclude={"name", "interface"}) == found.model_dump(exclude={"name", "interface"})
+
+
+def test_the_inventory_is_one() -> None:
+    inventory = pytest.importorskip("edgesim.fleet.inventory")
+    assert [place.name for place in inventory.read_inventory(JETSON / "boards.yaml")] == ["orin-1", "orin-2", "xavier"]

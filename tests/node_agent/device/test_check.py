@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import platform
 import subprocess
@@ -139,3 +140,21 @@ def test_looking_imports_no_torch() -> None:
     told = f"import sys; {imports}; print(sorted({{'torch', 'numpy'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_an_enrolled_board_says_until_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = pytest.importorskip("edgesim.fleet.authority").Authority.create(tmp_path / "fleet")
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "data"))
+    (tmp_path / "data").mkdir(mode=0o700)
+    identity = importlib.import_module("node_agent.security.identity").Identity(tmp_path / "data" / "identity")
+
+    def told() -> Finding:
+        (found,) = check._identity(Place())
+        return found
+
+    assert told() == Finding("identity", "absent", "not enrolled: node-agent token, then edgesim fleet enroll")
+    identity.make_key()
+    issued = authority.issue(identity.request("orin-1", ["127.0.0.1"]), "orin-1", ["127.0.0.1"], 30)
+    identity.accept(issued, authority.ca_pem, authority.crl())
+    assert told().status == "ok"
+    assert told().detail == f"orin-1, enrolled until {identity.ends_at:%Y-%m-%d %H:%M} UTC"
