@@ -39,7 +39,7 @@ def main() -> None:
     check = verbs.add_parser("check", help="tell what this board can do; exits 1 if no job can run")
     check.add_argument("--json", action="store_true", help="for scripts")
     bench = verbs.add_parser("bench", help="calibrate a device profile: nothing else should run meanwhile")
-    bench.add_argument("--quick", action="store_true", help="a few seconds, fewer repetitions")
+    bench.add_argument("--quick", action="store_true", help="smaller matrices, fewer repetitions")
     bench.add_argument("--out", type=Path, metavar="FILE", help="write the profile there, instead of printing it")
     bench.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is a device"

@@ -156,7 +156,7 @@ def fit(kernels: Kernels, took: float, bounds: Roofline) -> Roofline:
 
 
 def calibrate(device: torch.device, quick: bool = False) -> Calibration:
-    """Measure this board: for about half a minute, or a few seconds. Nothing else should run meanwhile."""
+    """Measure this board; nothing else should run meanwhile. `quick`: smaller matrices and fewer repetitions."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

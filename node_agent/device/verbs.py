@@ -47,7 +47,7 @@ def bench(out: Path | None, quick: bool, wanted: Literal["auto", "cpu", "cuda"])
 
 
 def _writable(out: Path) -> None:
-    """Raises OSError where there is no place for the file: before half a minute of measuring, not after it."""
+    """Raises OSError where there is no place for the file: before all the measuring, not after it."""
     with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}-"):
         pass
 
