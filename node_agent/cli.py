@@ -47,6 +47,14 @@ def main() -> None:
     ):
         own = verbs.add_parser(verb, help=does)
         own.add_argument("--config", type=Path, metavar="FILE", help="of the daemon, as for serve")
+    check = verbs.add_parser("check", help="tell what this board can do; exits 1 if no job can run")
+    check.add_argument("--json", action="store_true", help="for scripts")
+    bench = verbs.add_parser("bench", help="calibrate a device profile: nothing else should run meanwhile")
+    bench.add_argument("--quick", action="store_true", help="smaller matrices, fewer repetitions")
+    bench.add_argument("--out", type=Path, metavar="FILE", help="write the profile there, instead of printing it")
+    bench.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is a device"
+    )
     arguments = parser.parse_args()
     if arguments.verb in ("token", "forget"):
         sys.exit(_identity(arguments.verb, arguments.config))
@@ -57,6 +65,15 @@ def main() -> None:
         from node_agent.daemon.serve import serve as be_the_daemon
 
         sys.exit(be_the_daemon(arguments.config, arguments.insecure))
+    if arguments.verb in ("check", "bench"):
+        from node_agent.device import verbs as of_device
+
+        try:
+            if arguments.verb == "check":
+                sys.exit(of_device.check(arguments.json))
+            sys.exit(of_device.bench(arguments.out, arguments.quick, arguments.device))
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
     try:
         code = _run(arguments.job, arguments.events, arguments.listen, arguments.lifeline)
     except KeyboardInterrupt:
