@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from node_agent.job import Job, ShardSettings
 
@@ -48,12 +48,16 @@ LONGEST = 1024
 NARROWEST = 1
 
 
+Backend = Literal["auto", "gloo", "nccl"]
+
+
 class Inadmissible(ValueError):
     """A job that this board does not take; its text is one line that begins with the field."""
 
 
-def admit(job: Job, files: Collection[str], interface: str) -> Job:
-    """The job as it may run here, on the board's own interface. `files` are the names of those that came with it.
+def admit(job: Job, files: Collection[str], interface: str, backend: Backend = "auto") -> Job:
+    """The job as it may run here, on the board's own interface and by its backend. `files` are the names of those that
+    came with it.
 
     Raises Inadmissible.
     """
@@ -73,7 +77,15 @@ def admit(job: Job, files: Collection[str], interface: str) -> Job:
         _bounded(place, value)
     if job.workload is not None:
         _workload(job.workload, files)
-    return job.model_copy(update={"interface": interface})
+    return job.model_copy(update={"interface": interface, "backend": _backend(job, backend)})
+
+
+def _backend(job: Job, configured: Backend) -> Backend:
+    if job.backend == "auto" and job.device != "cpu":
+        return configured
+    if "auto" not in (job.backend, configured) and job.backend != configured:
+        raise Inadmissible(f"backend: found {job.backend}, allowed auto or {configured} on this board")
+    return job.backend
 
 
 def _workload(workload: Any, files: Collection[str]) -> None:

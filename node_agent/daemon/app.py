@@ -122,7 +122,7 @@ def make(settings: AgentSettings, slot: Slot, certificates: Certificates, began:
     async def get_board() -> Board:
         """What a controller has to know of the board before it uses it."""
         try:
-            return board.describe(settings)
+            return await asyncio.to_thread(board.describe, settings)
         except NoAddress as error:
             raise Refusal(409, str(error)) from None
 

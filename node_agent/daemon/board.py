@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -14,13 +15,14 @@ from node_agent.daemon import disk
 from node_agent.daemon.api import Board
 from node_agent.daemon.network import address_of
 from node_agent.daemon.settings import AgentSettings
+from node_agent.device import power
 
 MODEL = Path("/proc/device-tree/model")
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-def describe(settings: AgentSettings, power_mode: str | None = None) -> Board:
-    """Raises NoAddress."""
+def describe(settings: AgentSettings) -> Board:
+    """May ask the board's own commands, and take its time. Raises NoAddress."""
     return Board(
         name=settings.name,
         versions={name: version(name) for name in ("edgesim", "python", "torch", "numpy")},
@@ -34,7 +36,7 @@ def describe(settings: AgentSettings, power_mode: str | None = None) -> Board:
         memory_limit_bytes=settings.memory_bytes,
         disk_free_bytes=disk.free(settings.data),
         disk_limit_bytes=settings.disk_bytes,
-        power_mode=power_mode,
+        power_mode=_power_mode(settings.nvpmodel),
     )
 
 
@@ -58,6 +60,16 @@ def model() -> str:
         return platform.freedesktop_os_release()["PRETTY_NAME"]
     except (OSError, KeyError):
         return platform.platform()
+
+
+def _power_mode(nvpmodel: tuple[str, ...]) -> str | None:
+    """None where there is no such thing."""
+    if shutil.which(nvpmodel[0]) is None:
+        return None
+    try:
+        return str(power.current(nvpmodel))
+    except power.PowerError:
+        return None
 
 
 def _text(path: Path) -> str:

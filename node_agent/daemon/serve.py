@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from node_agent.daemon.refusal import one_line
 from node_agent.daemon.server import BACKLOG
 from node_agent.daemon.settings import AgentSettings, SettingsError, read
 from node_agent.daemon.store import DataFolderError, Store
+from node_agent.device.power import power_mode
 from node_agent.security.enrolment import serve_enrolment
 from node_agent.security.errors import IdentityError
 from node_agent.security.identity import Identity
@@ -81,7 +83,8 @@ async def _daemon(settings: AgentSettings, store: Store, listening: socket.socke
                 print(f"node-agent: {settings.name} listens on {place}, data in {settings.data}", flush=True)
                 notifier.tell("READY=1", f"STATUS=listens on {place}")
 
-            await Agent(settings, store, security).serve(listening, stop, ready)
+            around = partial(power_mode, settings.power_mode, settings.nvpmodel)
+            await Agent(settings, store, security, around).serve(listening, stop, ready)
     finally:
         watchdog.cancel()
         notifier.tell("STOPPING=1")

@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from node_agent.daemon import disk
 from node_agent.daemon.admission import Inadmissible, admit
@@ -20,6 +20,7 @@ from node_agent.daemon.running import Running
 from node_agent.daemon.settings import AgentSettings
 from node_agent.daemon.store import Record, Store
 from node_agent.daemon.tasks import Command, Commanding, command
+from node_agent.device.power import PowerError
 from node_agent.job import Job
 
 LOOK = 0.25
@@ -225,7 +226,7 @@ class Slot:
 
     def _admitted(self, job: HeldJob, task: RunTask) -> Job:
         try:
-            return admit(task.job, [file.name for file in job.record.files], self._settings.interface)
+            return admit(task.job, list(job.uploads), self._settings.interface, self._settings.backend)
         except Inadmissible as error:
             raise Refusal(422, f"job.{error}", job.status()) from None
 
@@ -239,15 +240,20 @@ class Slot:
         """The job's process, from before its start until after its end."""
         error: str | None
         exit: int | None = None
-        with ExitStack() as stack:
-            try:
-                around = self._around()
-                await asyncio.to_thread(around.__enter__)
-                stack.push(around)
-                error, exit = await self._process(job, command, by_steps)
-            except Exception as failure:  # whatever it was, the job ends and its owner hears of it
-                error = job.reason or one_line(f"{type(failure).__name__}: {failure}")
-            await asyncio.to_thread(stack.close)
+        around = self._around()
+        try:
+            await asyncio.to_thread(around.__enter__)
+        except Exception as failure:  # whatever it was, the job ends and its owner hears of it
+            self._close(job, job.reason or _words(failure), None)
+            return
+        try:
+            error, exit = await self._process(job, command, by_steps)
+        except Exception as failure:  # as before
+            error = job.reason or _words(failure)
+        try:
+            await asyncio.to_thread(around.__exit__, None, None, None)
+        except Exception as failure:  # the job has ended all the same
+            log.error(f"job {job.id}: {_words(failure)}")
         self._close(job, error, exit)
 
     async def _process(self, job: HeldJob, command: Command, by_steps: bool) -> tuple[str | None, int | None]:
@@ -349,6 +355,10 @@ class Slot:
         task = asyncio.ensure_future(work)  # type: ignore[call-overload]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _words(failure: Exception) -> str:
+    return str(failure) if isinstance(failure, PowerError) else f"{type(failure).__name__}: {failure}"
 
 
 def no_room(error: OSError, status: JobStatus | None = None) -> Refusal:

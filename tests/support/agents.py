@@ -26,6 +26,7 @@ from node_agent.daemon.plaintext import Plaintext
 from node_agent.daemon.settings import AgentSettings
 from node_agent.daemon.store import Store
 from node_agent.daemon.tasks import Command
+from node_agent.device.power import power_mode
 from node_agent.job import ShardSettings
 from node_agent.security.identity import Identity
 
@@ -138,7 +139,8 @@ def in_thread(
         try:
             made["stop"], made["loop"] = asyncio.Event(), asyncio.get_running_loop()
             security = Membership(identity) if identity else Plaintext()
-            agent = Agent(configured, store, security, commanding=commanding)
+            around = partial(power_mode, configured.power_mode, configured.nvpmodel)
+            agent = Agent(configured, store, security, around, commanding)
             await agent.serve(listening, made["stop"], started.set)
         finally:
             store.close()

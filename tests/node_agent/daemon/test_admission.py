@@ -107,3 +107,12 @@ def test_no_field_is_unknown(place: tuple[str, ...], name: str, value: Any) -> N
     inside[name] = value
     with pytest.raises(ValidationError):
         Job.model_validate_json(json.dumps(asked))
+
+
+def test_the_backend_is_the_board_s_where_the_job_leaves_it_open() -> None:
+    files = ["shard.npy"]
+    assert admit(job(), files, "lo", "nccl").backend == "auto"  # on the CPU there is no choice
+    assert admit(job(device="auto"), files, "lo", "nccl").backend == "nccl"
+    assert admit(job(device="auto", backend="gloo"), files, "lo").backend == "gloo"
+    with pytest.raises(Inadmissible, match="backend: found gloo, allowed auto or nccl on this board"):
+        admit(job(device="auto", backend="gloo"), files, "lo", "nccl")

@@ -283,3 +283,25 @@ def test_what_a_board_tells_of_itself(board: Board) -> None:
     assert found["versions"]["torch"]
     assert found["memory_limit_bytes"] == 60 * 2**20
     assert found["boot"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+NVPMODEL = """#!/bin/sh
+if [ "$1" = -m ]; then echo "$2" > {mode}; echo "$2" >> {asked}; exit; fi
+printf 'NV Power Mode: MODE_%s\\n%s\\n' "$(cat {mode})" "$(cat {mode})"
+"""
+
+
+def test_a_power_mode_lasts_as_long_as_the_job(tmp_path: Path) -> None:
+    mode, asked, command = tmp_path / "mode", tmp_path / "asked", tmp_path / "nvpmodel"
+    mode.write_text("0")
+    command.write_text(NVPMODEL.format(mode=mode, asked=asked))
+    command.chmod(0o755)
+    with in_thread(settings(tmp_path / "data", power_mode=2, nvpmodel=(str(command),))) as board:
+        assert board.get("/v1/board")["power_mode"] == "MODE_0 (0)"
+        job = board.run(f"print(open({str(mode)!r}).read())\n" + FINISHED)
+        assert board.end(job)["state"] == "finished"
+        assert (board.log(job), asked.read_text()) == ("2\n\n", "2\n0\n")
+        command.unlink()
+        error = board.end(board.run(FINISHED))["error"]
+        assert error.startswith("power_mode: ")
+        assert board.get("/v1/board")["power_mode"] is None
