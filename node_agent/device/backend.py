@@ -70,10 +70,14 @@ def choose(wanted: Wanted, cuda: bool, probe: Callable[[str, str], Probed] = pro
 
 
 def agreed(chosen: Backend, rank: int, size: int, store: Store) -> Backend:
-    """The backend of all nodes: a process group has the same one everywhere. NCCL where each of them has chosen it."""
+    """The backend of all nodes: a process group has the same one everywhere. NCCL where each of them has chosen it.
+    Raises BackendError where one of them says nothing for longer than a probe may take."""
     keys = [f"backend/{one}" for one in range(size)]
     store.set(keys[rank], chosen.name)
-    store.wait(keys, timedelta(seconds=LIMIT))
+    try:
+        store.wait(keys, timedelta(seconds=LIMIT))
+    except RuntimeError as error:  # all that stores raise here
+        raise BackendError(f"backend: not all nodes have told theirs within {LIMIT:g} s") from error
     without = [one for one in range(size) if store.get(keys[one]) != b"nccl"]
     if chosen.name == "gloo" or not without:
         return chosen

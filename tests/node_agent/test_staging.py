@@ -7,6 +7,7 @@ import staged_programs
 import torch
 from processes import on_nodes
 
+from node_agent import ddp
 from node_agent.compression import configure
 from node_agent.compression.settings import CATALOGUE
 from node_agent.staging import Staging, staging_for
@@ -72,3 +73,11 @@ def test_gradients_of_a_cuda_device_come_and_go() -> None:
     staging.put(hosts, tensors)
     staging.arrived()
     assert [float(tensor.mean()) for tensor in tensors] == [10, 20, 30, 40]
+
+
+def test_a_network_on_several_devices_is_refused() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, device="meta"))
+    with pytest.raises(
+        ValueError, match=r"layer 1\.weight: found torch\.float32 on meta, allowed torch\.float32 on cpu"
+    ):
+        ddp._names_of(network)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from node_agent.device import backend
 from node_agent.device.backend import BOTH, GLOO, Backend, BackendError, Probed, agreed, choose, probe
 
 
@@ -115,6 +116,13 @@ def test_all_nodes_have_the_same_backend() -> None:
     assert agreed(nccl, 0, 3, store) == Backend("gloo", "gloo", "NCCL does not work on rank 1")
     assert agreed(gloo, 1, 3, store) == gloo
     assert agreed(nccl, 1, 3, store) == nccl
+
+
+def test_a_node_that_never_tells_its_backend_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "LIMIT", 0.2)
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    with pytest.raises(BackendError, match=r"backend: not all nodes have told theirs within 0\.2 s"):
+        agreed(choose("auto", True, works), 0, 2, store)
 
 
 NO_DISTRIBUTED = """
