@@ -42,10 +42,12 @@ class _Board(Collector):
         if slot.current is not None and slot.current.active:
             left = max(0.0, slot.current.lease_left)
             yield _gauge("edgesim_lease_left_seconds", "Silence of the controller until the job is ended", left)
-        process = slot.current.process if slot.current is not None and slot.running is not None else None
-        if process is not None:
-            yield _gauge("edgesim_job_memory_bytes", "Resident memory of the job's processes", process.memory())
-            yield _gauge("edgesim_job_cpu_seconds", "CPU time of the job's processes that are there", process.cpu_s())
+        if slot.running is not None and slot.current is not None and slot.current.process is not None:
+            yield _gauge(
+                "edgesim_job_memory_bytes", "Resident memory of the job's processes", slot.running.memory_bytes
+            )
+            cpu_s = slot.current.process.cpu_s()
+            yield _gauge("edgesim_job_cpu_seconds", "CPU time of the job's processes that are there", cpu_s)
         ends = self._certificate_ends()
         if ends is not None:
             yield _gauge("edgesim_certificate_end_seconds", "End of the board's certificate, s since 1970", ends)

@@ -14,7 +14,7 @@ BACKLOG = 128
 
 
 class NoAddress(ValueError):
-    """An interface that has no address; its text is one line."""
+    """An interface that has no address, or none that can be used; its text is one line."""
 
 
 def default_interface(routes: Path = Path("/proc/net/route")) -> str:
@@ -42,7 +42,7 @@ def is_loopback(host: str) -> bool:
 
 
 def open_meeting(interface: str, port: int = 0) -> tuple[socket.socket, str, int]:
-    """A listening socket on the interface's address, with that address and the port. Raises OSError or NoAddress."""
+    """A listening socket on the interface's address, with that address and the port. Raises NoAddress."""
     address = address_of(interface)
     family, kind, protocol, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
     listening = socket.socket(family, kind, protocol)
@@ -50,7 +50,7 @@ def open_meeting(interface: str, port: int = 0) -> tuple[socket.socket, str, int
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(place)
         listening.listen(BACKLOG)
-    except OSError:
+    except OSError as error:
         listening.close()
-        raise
+        raise NoAddress(f"interface {interface}: {address}, port {port}: {error.strerror}") from error
     return listening, address, listening.getsockname()[1]

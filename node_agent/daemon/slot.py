@@ -131,13 +131,12 @@ class Slot:
         else:
             if ended:
                 log.warning(f"job {job.id}: ended {len(ended)} processes that an earlier agent had started")
-        job.record.events = job.journal.last
         self._close(job, RESTARTED, None)
 
     def _meet_again(self, job: HeldJob) -> None:
         try:
             self._open_meeting(job, job.record.port or 0)
-        except (OSError, NoAddress) as error:
+        except NoAddress as error:
             self._close(job, f"the agent was restarted, and its meeting point could not be opened again: {error}", None)
         else:
             self._watch(job)
@@ -163,22 +162,26 @@ class Slot:
             claimed_s=time.time(),
             files=claim.files,
         )
-        try:
-            folder = self._store.make(record)
-            job = HeldJob(record, folder)
-            self._open_meeting(job)
-            self._store.save(record)
-        except NoAddress as error:
-            self._store.remove(record.id)
-            raise Refusal(409, str(error)) from None
-        except OSError as error:
-            self._store.remove(record.id)
-            raise no_room(error) from error
+        job = self._made(record)
         if self._current is not None:
             self._kept = {self._current.id: self._current, **self._kept}
         self._current = job
         self._watch(job)
         log.info(f"job {job.id}: claimed by {owner} for run {claim.run}")
+        return job
+
+    def _made(self, record: Record) -> HeldJob:
+        try:
+            job = HeldJob(record, self._store.make(record))
+        except OSError as error:
+            raise no_room(error) from error
+        try:
+            self._open_meeting(job)
+            self._store.save(record)
+        except (OSError, NoAddress) as error:
+            job.close()
+            self._store.remove(record.id)
+            raise Refusal(409, str(error)) if isinstance(error, NoAddress) else no_room(error) from error
         return job
 
     def _announced(self, claim: Claim) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from agents import Board, a_job, in_thread, settings
 
-from node_agent.daemon import journal
+from node_agent.daemon import journal, running
 
 STEPS = "for step in range(1, 4): tell(event='step', step=step)\n"
 FINISHED = "tell(event='finished')\n"
@@ -117,6 +117,14 @@ def test_the_disk_is_watched(board: Board, program: str, tmp_path: Path) -> None
     end = board.end(board.run(program + FOREVER))
     assert end["state"] == "failed"
     assert "allowed 24 MiB" in end["error"] or "File too large" in end["error"]
+
+
+def test_an_event_has_a_largest_size(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    idle(board)
+    monkeypatch.setattr(running, "LONGEST_LINE", 2**20)
+    end = board.end(board.run(f"tell(event='step', step=1)\nos.write(EVENTS, bytes(2**21))\n{FOREVER}"))
+    assert end["error"] == "the job told an event of more than 1 MiB"
+    assert end["exit"] == -9
 
 
 def test_a_full_disk_loses_no_event(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
