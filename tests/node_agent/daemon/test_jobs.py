@@ -188,7 +188,7 @@ def test_silence_ends_the_job(board: Board, state: str) -> None:
 
 def test_signs_of_life_keep_the_job(board: Board) -> None:
     idle(board)
-    job = board.run("import time\ntime.sleep(1.6)\n" + FINISHED, lease_s=1.0)
+    job = board.run("import time\ntime.sleep(2.6)\n" + FINISHED, lease_s=2.0)
     while (status := board.http.post(f"/v1/jobs/{job}/lease").json())["state"] == "running":
         time.sleep(0.1)
     assert status["state"] == "finished"
