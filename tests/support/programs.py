@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -146,6 +147,11 @@ def model_of(widths: list[int]) -> nn.Module:
     for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.Tanh()]
     return nn.Sequential(*layers)
+
+
+def each(place: Place, program: Callable[..., Any], cases: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """What a program returns in each of several cases."""
+    return [program(place, *case) for case in cases]
 
 
 def exchange(place: Place, settings: Any, bucket_bytes: int, steps: int) -> tuple[list[Tensor], list[Tensor], int]:
