@@ -269,7 +269,7 @@ def test_nothing_remains_of_what_was_killed(file: Path, tmp_path: Path) -> None:
     assert {child.name() for child in left} == {"sleep"}
     assert len(left) == 2, "those that nobody was there for any more"
 
-    done = subprocess.run(command("clean"), capture_output=True, text=True, timeout=PATIENCE, check=True)
+    done = edgesim("clean")
     assert done.stdout == f"{record.stem}: removed; 2 process(es) ended\n"
     assert psutil.wait_procs(left, timeout=5)[1] == []
     assert not record.exists()
@@ -277,7 +277,7 @@ def test_nothing_remains_of_what_was_killed(file: Path, tmp_path: Path) -> None:
     assert not namespaces & found
     for descriptor in held:
         os.close(descriptor)
-    done = subprocess.run(command("clean"), capture_output=True, text=True, timeout=PATIENCE, check=True)
+    done = edgesim("clean")
     assert done.stdout == "nothing to remove\n"
 
 
