@@ -109,6 +109,54 @@ class Efficiency(Section):
     launch_us: Figure | None = Field(default=None, description="what each kernel takes besides")
 
 
+class Repeated(Section):
+    """What something took, s; `spread` is the distance between the quartiles, as a share of the median."""
+
+    best_s: float = Field(ge=0)
+    median_s: float = Field(ge=0)
+    spread: float = Field(ge=0)
+    repetitions: int = Field(ge=1)
+
+
+class Product(Repeated):
+    size: int = Field(description="rows and columns of either matrix")
+    flop_s: float
+
+
+class Copied(Repeated):
+    octets: int
+    byte_s: float = Field(description="read and written")
+
+
+class MeasuredStep(Repeated):
+    """Of background learning with the default network, without its exchange."""
+
+    batch: int
+    parameters: int
+    fitted: bool = Field(description="whether efficiency.compute was taken from this step")
+    modelled_s: float = Field(description="what the profile's roofline makes of it")
+
+
+class Coding(Section):
+    octets: int = Field(description="of a payload")
+    encode: Repeated
+    decode: Repeated
+
+
+class Calibration(Section):
+    """What `node-agent bench` has measured; for people, nothing is computed from it."""
+
+    date: str
+    device: str
+    versions: dict[str, str]
+    matrix_products: list[Product]
+    copies: list[Copied]
+    launch: Repeated
+    steps: list[MeasuredStep]
+    gradients: int = Field(description="values that each compressor was given")
+    compressors: dict[str, Coding]
+
+
 class Device(Section):
     board: str
     module: Fact
@@ -120,6 +168,7 @@ class Device(Section):
     default_mode: str
     power: Power = Power()
     efficiency: Efficiency
+    calibration: Calibration | None = None
     sources: dict[str, str]
 
     @model_validator(mode="after")

@@ -125,6 +125,7 @@ class Experiment:
                 nodes=names,
                 seed=topology.seed,
                 steps=training.steps,
+                device=training.accelerator,
                 clock=topology.emulation.clock,
                 compute_factor=factors[name],
                 roofline=modelled[name].device.roofline(modelled[name].mode) if name in modelled else None,

@@ -36,10 +36,27 @@ def main() -> None:
     run.add_argument("--listen", type=int, metavar="FD", help="descriptor of the socket at which the nodes meet")
     run.add_argument("--lifeline", type=int, metavar="FD", help="descriptor: once its other end is gone, this ends")
     verbs.add_parser("schema", help="print the JSON schema of a job")
+    check = verbs.add_parser("check", help="tell what this board can do; exits 1 if no job can run")
+    check.add_argument("--json", action="store_true", help="for scripts")
+    bench = verbs.add_parser("bench", help="calibrate a device profile: nothing else should run meanwhile")
+    bench.add_argument("--quick", action="store_true", help="smaller matrices, fewer repetitions")
+    bench.add_argument("--out", type=Path, metavar="FILE", help="write the profile there, instead of printing it")
+    bench.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is a device"
+    )
     arguments = parser.parse_args()
     if arguments.verb == "schema":
         print(json.dumps(Job.model_json_schema(), indent=2))
         return
+    if arguments.verb in ("check", "bench"):
+        from node_agent.device import verbs as of_device
+
+        try:
+            if arguments.verb == "check":
+                sys.exit(of_device.check(arguments.json))
+            sys.exit(of_device.bench(arguments.out, arguments.quick, arguments.device))
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
     try:
         code = _run(arguments.job, arguments.events, arguments.listen, arguments.lifeline)
     except KeyboardInterrupt:

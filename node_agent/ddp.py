@@ -15,7 +15,7 @@ import queue
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from node_agent.job import LinkSettings
 from node_agent.link import IncomingLink, OutgoingLink
 from node_agent.link_model import LinkModel
 from node_agent.ring import Ring
+from node_agent.staging import Staging, staging_for
 from node_agent.transport import Channel, FramePool, pass_on
 
 
@@ -45,7 +46,9 @@ class _Handed:
     gradients: list[Tensor]
     buffer: Tensor
     last: bool
-    outcome: Future[Tensor | Exception] = field(default_factory=Future)
+    outcome: Future[Tensor | Exception]
+    made: torch.cuda.Event | None
+    """on an accelerator: what makes the gradients"""
 
 
 class ExchangeState:
@@ -56,7 +59,8 @@ class ExchangeState:
     `timeout`, s: a neighbour that is silent for longer is lost.
 
     All ranks make it, once the model is what they train: later changes of `requires_grad` are not followed. Raises
-    ValueError where the compressor is unknown or not the same on all ranks, or a layer is not float32 on the CPU.
+    ValueError where the compressor is unknown or not the same on all ranks, or a layer is not float32, or they are on
+    several devices. Gradients of an accelerator are exchanged as copies on the host.
 
     Where DDP finds that no rank has used a parameter in a step, it leaves its gradient alone, and what has then been
     said of its residual is lost.
@@ -93,6 +97,7 @@ class ExchangeState:
         self.account = Account()
         """time (s) and values of all exchanges so far"""
         self._thread: threading.Thread | None = None
+        self._staging: Staging | None = None
         self._ring = Ring(0, 1, WallClock())
 
     def attach(self, model: DistributedDataParallel) -> None:
@@ -130,6 +135,7 @@ class ExchangeState:
 
     def _start(self, number: int) -> None:
         self.account = Account()
+        self._staging = staging_for(next((one.device for one in self._names), torch.device("cpu")))
         self._ring = _ring_of(self._group, self.timeout, 2 * number)
         self._ready: queue.SimpleQueue[_Handed | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._communicate, name="ddp", daemon=True)
@@ -154,7 +160,10 @@ class ExchangeState:
             if parameter not in self._names:
                 raise RuntimeError(f"a parameter of shape {tuple(parameter.shape)} was not trained from the beginning")
             names.append(self._names[parameter])
-        handed = _Handed(names, bucket.gradients(), bucket.buffer(), bucket.is_last())
+        buffer, staging = bucket.buffer(), self._staging
+        outcome: Future[Tensor | Exception] = Future(devices=[] if buffer.device.type == "cpu" else [buffer.device])
+        made = staging.mark() if staging else None
+        handed = _Handed(names, bucket.gradients(), buffer, bucket.is_last(), outcome, made)
         self._ready.put(handed)
         return handed.outcome.then(_averaged)
 
@@ -164,11 +173,19 @@ class ExchangeState:
             step = self.compressor.step
             try:
                 if failed is None:
-                    average(handed.names, handed.gradients, self.compressor, self._ring, step, self.account)
+                    self._average(handed, step)
                     self.compressor.step += handed.last
             except Exception as error:  # handed to the training thread, in which backward raises it
                 failed = error
             handed.outcome.set_result(handed.buffer if failed is None else failed)
+
+    def _average(self, handed: _Handed, step: int) -> None:
+        staging, gradients = self._staging, handed.gradients
+        hosts = staging.fetch(gradients, handed.made) if staging else gradients
+        average(handed.names, hosts, self.compressor, self._ring, step, self.account)
+        if staging:
+            staging.put(hosts, gradients)
+            staging.arrived()  # the outcome is then whole for whoever waits for it
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next steps depend on, of this rank: its residuals and its step. Not while backward runs."""
@@ -213,11 +230,13 @@ def _averaged(outcome: Future[Tensor | Exception]) -> Tensor:
 def _names_of(network: nn.Module) -> dict[Tensor, str]:
     """Of all trained parameters. Raises ValueError for one that cannot be exchanged."""
     names: dict[Tensor, str] = {}
+    allowed: torch.device | None = None
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
+            allowed = allowed or parameter.device
+            if parameter.dtype != torch.float32 or parameter.device != allowed:
                 found = f"{parameter.dtype} on {parameter.device}"
-                raise ValueError(f"layer {name}: found {found}, allowed torch.float32 on the CPU")
+                raise ValueError(f"layer {name}: found {found}, allowed torch.float32 on {allowed}")
             names[parameter] = name
     return names
 

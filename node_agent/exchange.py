@@ -11,7 +11,7 @@ import queue
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from node_agent.compression.base import Layer, Round, StepContext
 from node_agent.compression.compressor import Compressor, check
 from node_agent.events import StepParts
 from node_agent.ring import Ring
+from node_agent.staging import Staging
 
 
 @dataclass
@@ -66,24 +67,44 @@ class Account:
     ended: float = 0.0
 
 
+class _Full(NamedTuple):
+    """A bucket whose gradients are there."""
+
+    number: int
+    since: float
+    """s, by the training thread's clock"""
+    after: torch.cuda.Event | None
+    """on an accelerator: what makes them"""
+
+
 class Exchange:
     """Averages the gradients of `model` over the nodes of `ring`, through `compressor`.
 
     Call `start` before a step's backward and `finish` after it: then every parameter's gradient is the average, the
-    same on all nodes bit for bit. `close` ends the communication thread.
+    same on all nodes bit for bit. `close` ends the communication thread. With `staging`, gradients are exchanged as
+    copies on the host.
     """
 
-    def __init__(self, model: nn.Module, compressor: Compressor, ring: Ring, bucket_bytes: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        compressor: Compressor,
+        ring: Ring,
+        bucket_bytes: int,
+        clock: Clock,
+        staging: Staging | None = None,
+    ) -> None:
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         self.buckets = make_buckets(named, bucket_bytes)
         self.compressor = compressor
         self._ring = ring
         self._clock = clock
+        self._staging = staging
         self._missing = [0] * len(self.buckets)
         self._step = 0
         self._account = Account()
         self._error: BaseException | None = None
-        self._ready: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[_Full | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         for index, bucket in enumerate(self.buckets):
             for parameter in bucket.parameters:
@@ -99,19 +120,24 @@ class Exchange:
     def _arrived(self, index: int) -> None:
         self._missing[index] -= 1
         if self._missing[index] == 0:
-            self._ready.put((index, self._clock.now()))
+            self._ready.put(self._full(index))
+
+    def _full(self, index: int) -> _Full:
+        return _Full(index, self._clock.now(), self._staging.mark() if self._staging else None)
 
     def finish(self) -> Account:
         """Wait until every bucket is averaged; raises whatever went wrong on the way, also when called again."""
         for index, missing in enumerate(self._missing):
             if missing:  # a parameter that the loss does not depend on has a gradient of zero
                 self._missing[index] = 0
-                self._ready.put((index, self._clock.now()))
+                self._ready.put(self._full(index))
         if self.buckets and self._error is None:
             self._error = self._done.get()
         if self._error is not None:
             raise self._error
         self._clock.wait_until(self._account.ended)
+        if self._staging:
+            self._staging.arrived()
         return self._account
 
     def close(self) -> None:
@@ -125,14 +151,15 @@ class Exchange:
             self._take_turns(clock)
 
     def _take_turns(self, clock: Clock) -> None:
-        waiting: dict[int, float] = {}
+        waiting: dict[int, _Full] = {}
         turn = 0
         while (item := self._ready.get()) is not None:
-            waiting[item[0]] = item[1]
+            waiting[item.number] = item
             try:
                 while turn in waiting:
-                    clock.wait_until(waiting.pop(turn))
-                    self._average(self.buckets[turn])
+                    full = waiting.pop(turn)
+                    clock.wait_until(full.since)
+                    self._average(self.buckets[turn], full)
                     turn += 1
             except Exception as error:  # handed to the training thread, which raises it from `finish`
                 self._done.put(error)
@@ -142,11 +169,23 @@ class Exchange:
                 self._account.ended = clock.now()
                 self._done.put(None)
 
-    def _average(self, bucket: Bucket) -> None:
+    def _average(self, bucket: Bucket, full: _Full) -> None:
+        if self._staging:
+            self._average_staged(bucket, self._staging, full)
+            return
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad.detach().contiguous() for p in bucket.parameters]
         average(bucket.names, gradients, self.compressor, self._ring, self._step, self._account)
         for parameter, mean in zip(bucket.parameters, gradients, strict=True):
             parameter.grad = mean
+
+    def _average_staged(self, bucket: Bucket, staging: Staging, full: _Full) -> None:
+        unused = [parameter for parameter in bucket.parameters if parameter.grad is None]
+        for parameter in unused:
+            parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad.detach() for parameter in bucket.parameters if parameter.grad is not None]
+        hosts = staging.fetch(gradients, full.after, staging.mark() if unused else None)
+        average(bucket.names, hosts, self.compressor, self._ring, self._step, self._account)
+        staging.put(hosts, gradients)
 
 
 def average(

@@ -216,6 +216,13 @@ class Job(Settings):
     workload: WorkloadSettings | None = Field(
         default=None, description="None: links are measured, and nothing is trained"
     )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="cpu", description="what the node trains on; auto: CUDA where there is a device"
+    )
+    backend: Literal["auto", "gloo", "nccl"] = Field(
+        default="auto",
+        description="of torch.distributed; auto: for CUDA tensors NCCL where it works on all nodes, else Gloo",
+    )
     evaluate_every: int = Field(default=0, description="steps between observations; 0: only first and last")
     telemetry_interval: float = Field(default=1.0, ge=0.01, description="s between samples of telemetry")
 
@@ -225,6 +232,10 @@ class Job(Settings):
             raise ValueError(f"rank: found {self.rank}, allowed 0 to {len(self.nodes) - 1}")
         if self.workload is None and self.probe is None:
             raise ValueError("workload, probe: at least one of them is needed")
+        if self.device != "cpu" and self.clock == "virtual" and self.roofline is None:
+            raise ValueError(f"device: found {self.device}, allowed cpu where a virtual clock counts CPU time")
+        if self.device == "cpu" and self.backend == "nccl":
+            raise ValueError("backend: found nccl, allowed auto or gloo where device is cpu")
         if any((link is None) != (len(self.nodes) == 1) for link in (self.outgoing, self.incoming)):
             raise ValueError("outgoing, incoming: both are needed by two nodes or more, and allowed only there")
         return self

@@ -23,6 +23,8 @@ from node_agent.clock import Clock, ModelledClock, VirtualClock, WallClock
 from node_agent.compression import create
 from node_agent.compression.base import GradientError
 from node_agent.compression.compressor import Compressor
+from node_agent.device.accelerator import AcceleratorError, accelerator, finish
+from node_agent.device.backend import GLOO, Backend, BackendError, agreed, choose, require_distributed
 from node_agent.events import Emit
 from node_agent.exchange import Account, Exchange, bucket_bytes, layers_of, parts_of
 from node_agent.job import Job, ProbeSettings
@@ -32,6 +34,7 @@ from node_agent.link_model import ConnectionLost, LinkError, LinkModel, expected
 from node_agent.pauses import Pauses
 from node_agent.probe import ATTEMPTS, LinkDeviation, measure
 from node_agent.ring import Ring
+from node_agent.staging import staging_for
 from node_agent.telemetry.device import carried
 from node_agent.telemetry.process import Telemetry
 from node_agent.transport import Channel, Comparison, FramePool, Handshake, pass_on
@@ -56,7 +59,7 @@ MOMENTUM = 0.9
 HEARD = 0.05
 """s after which what imposes the links from outside has heard that the run's clock goes; nothing is sent before"""
 
-FOR_PEOPLE = (LinkError, SceneError, BackgroundError, GradientError)
+FOR_PEOPLE = (LinkError, SceneError, BackgroundError, GradientError, AcceleratorError, BackendError)
 """errors whose message says all that there is to say"""
 
 
@@ -81,18 +84,20 @@ def _one_line(error: BaseException) -> str:
 
 
 def _do(job: Job, emit: Emit, listener: int | None) -> None:
+    require_distributed()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     # Every buffer is written before it is read; filling it would take memory and time that no node needs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    data = join(job, listener)
+    device = accelerator(job.device)
+    data = join(job, listener, choose(job.backend, device.type == "cuda"))
     handshake = Handshake(job.rank, job.world_size, *channels(job, ASIDE)) if job.world_size > 1 else None
     if data is not None and job.world_size > 1:
         pass_on(0.0, *channels(job, RING, data))
     if handshake and job.probe is not None:
         probe_links(job, job.probe, handshake, emit, data)
     if job.workload is not None:
-        _train(job, BackgroundLearning(job.workload, job.seed, job.rank), handshake, emit, data)
+        _train(job, BackgroundLearning(job.workload, job.seed, job.rank, device), handshake, emit, data)
     else:
         emit(events.Finished(job.rank, job.node, 0.0, 0, "", 0))
     if handshake:
@@ -202,6 +207,7 @@ def _steps(
     emit: Emit,
 ) -> events.Finished:
     model = workload.model
+    trained_on = next(model.parameters()).device
     compressor = exchange.compressor
     optimiser = make_optimiser(model, workload.learning_rate, compressor)
     sent = ring.outgoing.sent if ring.outgoing else events.Sent()
@@ -219,6 +225,7 @@ def _steps(
         account = _finish(exchange, step)
         exposed = clock.now() - before
         optimiser.step()
+        finish(trained_on)
         done = clock.now()
         if observer.due(step):
             barrier(ring, clock, handshake)
@@ -287,8 +294,9 @@ def tell_clock(job: Job, clock: Clock, emit: Emit) -> None:
         emit(events.ClockSet(job.rank, job.node, clock.origin))
 
 
-def join(job: Job, listener: int | None = None) -> dist.ProcessGroup | None:
-    """Join the process group. Only neighbours will connect, and only through the job's interfaces.
+def join(job: Job, listener: int | None = None, chosen: Backend = GLOO) -> dist.ProcessGroup | None:
+    """Join the process group. Only neighbours will connect, and only through the job's interfaces. Where the job is for
+    an accelerator, the backend is the chosen one if all nodes have chosen it.
 
     Returns the group whose messages go over the links, where that is not the default one. Raises ConnectionLost where
     the place at which the nodes meet is not reached.
@@ -297,9 +305,10 @@ def join(job: Job, listener: int | None = None) -> dist.ProcessGroup | None:
     timeout = timedelta(seconds=job.timeout)
     # Gloo looks for its interface whenever a group is made.
     os.environ["GLOO_SOCKET_IFNAME"] = job.aside or job.interface
-    dist.init_process_group(
-        "gloo", store=meeting(job, listener), rank=job.rank, world_size=job.world_size, timeout=timeout
-    )
+    store = meeting(job, listener)
+    if job.device != "cpu":
+        chosen = agreed(chosen, job.rank, job.world_size, store)
+    dist.init_process_group(chosen.init_string, store=store, rank=job.rank, world_size=job.world_size, timeout=timeout)
     if job.aside is None:
         return None
     os.environ["GLOO_SOCKET_IFNAME"] = job.interface
@@ -394,7 +403,7 @@ def make_exchange(job: Job, model: nn.Module, ring: Ring, clock: Clock) -> Excha
     compressor = create(job.compressor, layers_of(model), seed=job.seed, automatic=job.density)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     limit = job.bucket_bytes or bucket_bytes(compressor, trained, job.payload_bytes, job.world_size)
-    return Exchange(model, compressor, ring, limit, clock)
+    return Exchange(model, compressor, ring, limit, clock, staging_for(next(model.parameters()).device))
 
 
 def make_optimiser(model: nn.Module, learning_rate: float, compressor: Compressor) -> torch.optim.Adam:
@@ -453,7 +462,7 @@ def fingerprint(model: nn.Module) -> int:
     """CRC-32 over all parameters' bytes, in the model's order: the quick check that replicas are the same."""
     crc = 0
     for parameter in model.parameters():
-        crc = zlib.crc32(parameter.detach().contiguous().view(-1).numpy().data, crc)
+        crc = zlib.crc32(parameter.detach().contiguous().view(-1).cpu().numpy().data, crc)
     return crc
 
 
@@ -461,5 +470,5 @@ def digest(model: nn.Module) -> str:
     """SHA-256 over all parameters' bytes, in the model's order."""
     sha = hashlib.sha256()
     for parameter in model.parameters():
-        sha.update(parameter.detach().contiguous().view(-1).numpy().data)
+        sha.update(parameter.detach().contiguous().view(-1).cpu().numpy().data)
     return sha.hexdigest()

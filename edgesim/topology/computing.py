@@ -42,6 +42,8 @@ def mismatches(data: Mapping[str, Any]) -> Iterator[tuple[Path, Refusal]]:
     if modelled and clock == "wall":
         yield ("emulation", "compute"), Refusal("modelled under the wall clock", "measured, or clock: virtual")
         return
+    if clock == "virtual" and not modelled and _mapping(data.get("training")).get("accelerator") == "cuda":
+        yield ("training", "accelerator"), Refusal("cuda", "cpu, where the virtual clock counts CPU time")
     said: set[Path] = set()
     for place, (node, own) in enumerate(zip(nodes_resolved, given, strict=True)):
         for field, refusal in _of_node(node, modelled):

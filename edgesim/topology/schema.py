@@ -139,6 +139,10 @@ class Training(Section):
         "(ten pixels drawn by the seed where the mask is a single blob); pixels, ten pixels drawn by the seed, "
         "scored on the rest; oracle, the mean of all target pixels",
     )
+    accelerator: Literal["cpu", "cuda"] = Field(
+        default="cpu",
+        description="what all nodes train on; cuda: gradients are compressed and exchanged on the host",
+    )
     compressor: Compressors = Field(
         default=(NoneSettings(),),
         min_length=1,

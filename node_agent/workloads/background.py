@@ -27,6 +27,8 @@ from node_agent.workloads.shard import open_shard
 SUPPRESSED = 20
 """reconstructions in a batch, those most similar to the target, that the target-suppression term pushes away"""
 
+CPU = torch.device("cpu")
+
 CHUNK = 4096
 """pixels worked on at once, where a whole strip of them in float64 would not fit"""
 
@@ -63,8 +65,9 @@ class BackgroundLearning(Workload):
     and cosines need an origin: they are taken in [0, 1], where it is the scene's least value, not its mid-grey.
     """
 
-    def __init__(self, settings: BackgroundSettings, seed: int, rank: int) -> None:
+    def __init__(self, settings: BackgroundSettings, seed: int, rank: int, device: torch.device = CPU) -> None:
         self.settings = settings
+        self._device = device
         self.learning_rate = settings.learning_rate
         self._initial = torch.Generator().manual_seed(seed)
         state = np.random.SeedSequence((seed, rank)).generate_state(1, np.uint64)
@@ -110,9 +113,9 @@ class BackgroundLearning(Workload):
                 f"{self._coarse.min():.3g}"
             )
         self._background = torch.from_numpy(background)
-        self._pixels = torch.from_numpy(pixels).sub_(low).mul_(2 / (high - low)).sub_(1)
-        self._target = torch.from_numpy((target - low) / (high - low)).float()
-        self.model = Autoencoder(int(kept.sum()), settings.network, self._initial)
+        self._pixels = torch.from_numpy(pixels).sub_(low).mul_(2 / (high - low)).sub_(1).to(self._device)
+        self._target = torch.from_numpy((target - low) / (high - low)).float().to(self._device)
+        self.model = Autoencoder(int(kept.sum()), settings.network, self._initial).to(self._device)
         return {
             "scene": scene.describe,
             "pixels": len(pixels),
@@ -135,7 +138,7 @@ class BackgroundLearning(Workload):
         nothing of the background reconstructed.
         """
         drawn = torch.randint(len(self._background), (self.settings.batch,), generator=self._sampler)
-        pixels = self._pixels[self._background[drawn]]
+        pixels = self._pixels[self._background[drawn].to(self._device)]
         reconstructed = self.model(pixels)
         similarity = functional.cosine_similarity((reconstructed + 1) / 2, self._target, dim=1)
         nearest = similarity.topk(min(SUPPRESSED, len(similarity))).values
@@ -149,8 +152,8 @@ class BackgroundLearning(Workload):
         nothing to reconstruct. coarse: CEM score, absolute value.
         """
         angles = [
-            spectral_angle((pixels + 1) / 2, (self.model(torch.from_numpy(pixels)).numpy() + 1) / 2)
-            for pixels in _chunks(self._pixels.numpy())
+            spectral_angle((pixels.cpu().numpy() + 1) / 2, (self.model(pixels).cpu().numpy() + 1) / 2)
+            for pixels in self._pixels.split(CHUNK)
         ]
         residual = np.concatenate(angles).astype(np.float32).reshape(self._shape)
         residual[self._empty] = 0

@@ -73,7 +73,7 @@ def test_a_gradient_that_is_not_a_number_is_raised_on_every_rank(found: list[dic
 
 def test_what_cannot_be_exchanged_is_refused(found: list[dict[str, Any]]) -> None:
     for one in found:
-        assert one["double"] == "layer 8.weight: found torch.float64 on cpu, allowed torch.float32 on the CPU"
+        assert one["double"] == "layer 8.weight: found torch.float64 on cpu, allowed torch.float32 on cpu"
     assert "rank 1 exchanges TopKSettings(" in found[0]["differing"]
     assert "rank 0 exchanges NoneSettings(" in found[1]["differing"]
     assert found[0]["unknown"].startswith("rank 1: compressor: found 'tokp', did you mean 'topk'?")

@@ -1,0 +1,1 @@
+"""What a board is and can do: probed, calibrated, set."""
