@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
+# Where the environment forbids Python to keep what it has compiled, every process would compile everything anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test format setup bench-ring bench-links bench-ddp bench-compression bench-overlap fuzz bench-namespaces bench-worlds bench-relay bench-clocks bench-orbit bench-detection clean
 
 demo: $(READY)  ## the main job: three compressors over four satellites' links
@@ -12,8 +15,7 @@ demo: $(READY)  ## the main job: three compressors over four satellites' links
 test: $(READY)  ## lint, types and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist worksteal -m "not alone"
+	$(BIN)/mypy & types=$$!; $(BIN)/pytest -n 2 --dist worksteal -m "not alone"; tests=$$?; wait $$types && exit $$tests
 	$(BIN)/pytest -m alone
 
 format: $(READY)
@@ -60,7 +62,8 @@ setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
+	$(BIN)/python -c "import hypothesis, pytest, torch._dynamo, edgesim.figures, edgesim.run"  # compiles what is used
 	touch $(READY)
 
 clean:

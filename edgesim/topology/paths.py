@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
-import networkx as nx
-
 from node_agent.job import Bursts, Change, LinkSettings, LinkState, Window
 from node_agent.link_model import PACKET
 
@@ -25,6 +23,8 @@ def ways(order: Sequence[Node], joined: Iterable[tuple[Node, Node]], source: Nod
 
     Every rest of such a way is itself such a way, so that nodes which each know only their next one all agree.
     """
+    import networkx as nx  # takes long, and processes that hold a network do without it
+
     rank = {node: place for place, node in enumerate(order)}
     graph = nx.Graph()
     graph.add_nodes_from(order)

@@ -17,10 +17,11 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from running import command, edgesim
 
 from edgesim import exec as module
 from edgesim.exec import LONGEST_LINE, UPDATE_EVERY, Output, _Lines, run_everywhere
-from edgesim.network import records
+from edgesim.network import namespaces, records
 from edgesim.network.namespaces import Network, NetworkError, probe
 from edgesim.network.plan import Kernel, make_plan
 from edgesim.network.supervise import NOT_EXECUTABLE
@@ -168,15 +169,13 @@ def test_a_process_that_cannot_be_started_is_told(everywhere: Everywhere, monkey
         everywhere(TWO, "true")
 
 
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-c", "from edgesim.cli import main; main()", *map(str, arguments)]
+@pytest.fixture
+def asked_before(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this kernel can do is not tried out anew."""
+    monkeypatch.setattr(namespaces, "probe", lambda: kernel)
 
 
-def execute(file: Path, *shell: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    arguments = command("exec", *options, file, "--", *shell)
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE, check=False)
-
-
+@pytest.mark.usefixtures("asked_before")
 def test_a_command_finds_what_torchrun_sets_and_its_neighbour(file: Path) -> None:
     code = (
         "import os, socket\n"
@@ -194,7 +193,7 @@ def test_a_command_finds_what_torchrun_sets_and_its_neighbour(file: Path) -> Non
         "interfaces = [name for _, name in socket.if_nameindex()]\n"
         "print(heard, *(os.environ[name] for name in names), os.environ['GLOO_SOCKET_IFNAME'] in interfaces)\n"
     )
-    done = execute(file, sys.executable, "-c", code)
+    done = edgesim("exec", file, "--", sys.executable, "-c", code)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == [
         "b     | sat-1 2 3 0 198.19.0.1 29500 data0 True",
@@ -203,8 +202,9 @@ def test_a_command_finds_what_torchrun_sets_and_its_neighbour(file: Path) -> Non
     ]
 
 
+@pytest.mark.usefixtures("asked_before")
 def test_the_worst_exit_code_counts_and_signals_as_shells_count_them(file: Path) -> None:
-    done = execute(file, "sh", "-c", 'test "$RANK" != 1 || kill -SEGV $$; exit $((RANK * 2))')
+    done = edgesim("exec", file, "--", "sh", "-c", 'test "$RANK" != 1 || kill -SEGV $$; exit $((RANK * 2))')
     assert done.returncode == 128 + signal.SIGSEGV
 
 
@@ -217,10 +217,11 @@ def test_what_cannot_be_started_is_said_by_each_node(file: Path) -> None:
     assert len(done.stderr.splitlines()) == 3
 
 
+@pytest.mark.usefixtures("asked_before")
 def test_one_failure_ends_the_others_after_their_grace(file: Path) -> None:
     began = time.monotonic()
     shell = 'if test "$RANK" = 1; then exit 3; fi; trap "echo told; exit 9" TERM; sleep 600 & wait'
-    done = execute(file, "sh", "-c", shell, options=("--grace", "0.5"))
+    done = edgesim("exec", "--grace", "0.5", file, "--", "sh", "-c", shell)
     assert done.returncode == 3, "theirs is no failure of their own"
     assert sorted(done.stdout.splitlines()) == ["b     | told", "sat-0 | told"]
     assert time.monotonic() - began < PATIENCE / 2
@@ -268,7 +269,7 @@ def test_nothing_remains_of_what_was_killed(file: Path, tmp_path: Path) -> None:
     assert {child.name() for child in left} == {"sleep"}
     assert len(left) == 2, "those that nobody was there for any more"
 
-    done = subprocess.run(command("clean"), capture_output=True, text=True, timeout=PATIENCE, check=True)
+    done = edgesim("clean")
     assert done.stdout == f"{record.stem}: removed; 2 process(es) ended\n"
     assert psutil.wait_procs(left, timeout=5)[1] == []
     assert not record.exists()
@@ -276,7 +277,7 @@ def test_nothing_remains_of_what_was_killed(file: Path, tmp_path: Path) -> None:
     assert not namespaces & found
     for descriptor in held:
         os.close(descriptor)
-    done = subprocess.run(command("clean"), capture_output=True, text=True, timeout=PATIENCE, check=True)
+    done = edgesim("clean")
     assert done.stdout == "nothing to remove\n"
 
 

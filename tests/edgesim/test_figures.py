@@ -205,7 +205,7 @@ def test_every_figure_of_a_run_is_a_png(four: Run, tmp_path: Path) -> None:
         ({"nodes": 1, "steps": 1}, {"topology", "loss", "step-time", "roc", "detection-map"}),
         ({"nodes": 2, "steps": 1, "shape": None}, {"topology", "loss", "step-time", "throughput", "delay"}),
         ({"nodes": 3, "steps": 0, "shape": None}, {"topology"}),
-        ({"nodes": 6, "steps": 3, "shape": (20, 80)}, set(figures.ALL)),
+        ({"nodes": 3, "steps": 3, "shape": (20, 80)}, set(figures.ALL)),
     ],
 )
 def test_only_what_the_run_has_data_for_is_drawn(tmp_path: Path, arguments: dict[str, Any], expected: set[str]) -> None:
@@ -227,8 +227,9 @@ def test_drawing_leaves_matplotlib_as_it_was(four: Run) -> None:
 def test_neither_pyplot_nor_torch_is_imported(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", nodes=2, steps=3, shape=(20, 80))
     script = (
-        "import sys; from edgesim import figures; from edgesim.results import load; "
-        "assert len(figures.draw_all(load(sys.argv[1]), sys.argv[2])) == len(figures.ALL); "
+        "import sys; from pathlib import Path; from edgesim import figures; from edgesim.results import load; "
+        "drawn = [draw(load(sys.argv[1])) for draw in figures.ALL.values()]; "
+        "figures.save(drawn[-1], Path(sys.argv[2]) / 'last.png'); "
         "assert not {'matplotlib.pyplot', 'torch'} & set(sys.modules)"
     )
     root = str(Path(__file__).parents[2])
@@ -529,7 +530,7 @@ def test_nothing_is_cut_off_or_written_over(tmp_path: Path, nodes: int) -> None:
     """Also with long names: all is inside the figure, and the titles of panels leave one another room."""
     run = renamed(make_run(tmp_path / "run", nodes=nodes, steps=3), "sat-", "jetson-orin-nano-")
     for name, draw in figures.ALL.items():
-        if nodes == 1 and name in ("throughput", "delay"):
+        if name in (("throughput", "delay") if nodes == 1 else ("roc", "detection-map")):  # these name no node
             continue
         figure = draw(run)
         figure.canvas.draw()

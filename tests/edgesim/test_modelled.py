@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,20 +33,14 @@ def rows(out: Path, table: str) -> list[str]:
     return sorted((out / table).read_text().splitlines())
 
 
-def burn() -> None:
-    while True:
-        sum(range(10_000))
-
-
 @contextmanager
 def busy() -> Iterator[None]:
-    hog = multiprocessing.get_context("spawn").Process(target=burn, daemon=True)
-    hog.start()
+    hog = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         yield
     finally:
         hog.kill()
-        hog.join()
+        hog.wait()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ Write = Callable[..., Path]
 @pytest.mark.parametrize("nodes", [1, 2, 4])
 def test_a_run_trains_measures_and_draws(nodes: int, write_topology: Write, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    done = edgesim("run", write_topology(nodes, "  compressor: gcc\n"), "--out", out)
+    options = ("--no-figures",) if nodes == 2 else ()  # they are those of four
+    done = edgesim("run", write_topology(nodes, "  compressor: gcc\n"), "--out", out, *options)
     assert done.returncode == 0, done.stderr
     assert "gcc density=0.5" in done.stdout
     found = summary(out)
@@ -43,8 +44,9 @@ def test_a_run_trains_measures_and_draws(nodes: int, write_topology: Write, tmp_
     assert losses[-1] < losses[0]
     parts = sum(run.steps[f"{part}_s"] for part in ("compute", "encode", "wait", "transfer", "decode"))
     np.testing.assert_allclose(parts, run.steps["duration_s"], rtol=1e-6)
-    assert (out / "figures" / "roc.png").stat().st_size > 10_000
-    assert (out / "figures" / "throughput.png").exists() == (nodes > 1)
+    if not options:
+        assert (out / "figures" / "roc.png").stat().st_size > 10_000
+        assert (out / "figures" / "throughput.png").exists() == (nodes > 1)
     if nodes > 1:
         for link in found["links"].values():
             assert link["applied"]["rate_bit_s"] == link["requested"]["rate_bit_s"] == 2e7
@@ -307,28 +309,20 @@ def test_an_interrupt_from_the_terminal_is_clean_from_the_first_moment(
     assert "Traceback" not in errors
 
 
-def test_an_interrupt_ends_cleanly_and_keeps_what_was_measured(running: Any) -> None:
-    process, out, pids = running
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert_interrupted(out, process.returncode, errors, list(pids.values()))
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_request_to_end_is_an_interrupt(number: int, slow: tuple[str | Path, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_ends_cleanly_and_keeps_what_was_measured(
+    number: int, slow: tuple[str | Path, ...], tmp_path: Path
+) -> None:
+    """So does a request to end."""
     out = tmp_path / "run"
     before = signal.signal(number, signal.default_int_handler)  # under nohup it would be ignored
     try:
         done, _, pids = ended_at_step(out, 3, lambda nodes: os.kill(os.getpid(), number), slow)
     finally:
         signal.signal(number, before)
-    assert_interrupted(out, done.returncode, done.stderr, pids)
-
-
-def assert_interrupted(out: Path, code: int, errors: str, pids: list[int]) -> None:
-    assert code == 130
-    assert "interrupted" in errors
-    assert "Traceback" not in errors
+    assert done.returncode == 130
+    assert "interrupted" in done.stderr
+    assert "Traceback" not in done.stderr
     assert len(pids) == 3
     assert_gone(pids)
     assert summary(out)["status"] == "interrupted"
@@ -337,7 +331,9 @@ def assert_interrupted(out: Path, code: int, errors: str, pids: list[int]) -> No
 
 
 def test_nodes_do_not_outlive_a_controller_that_was_killed(running: Any) -> None:
+    """Also not one that is stopped, as by a pause: none of its threads can see that the controller is gone."""
     process, out, pids = running
+    os.kill(pids["n2"], signal.SIGSTOP)
     process.kill()
     process.communicate()
     assert_gone(list(pids.values()))
@@ -409,31 +405,33 @@ def test_a_contact_that_never_comes_again_is_one_clear_error(write_topology: Wri
     assert summary(tmp_path / "run")["steps"] > 3
 
 
-def test_a_full_disk_is_one_clear_error(write_topology: Write, tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    script = f'mount -t tmpfs -o size=64k none {small} && exec "$@"'
-    wrap = ["unshare", "-rm", "sh", "-c", script, "sh"]
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder for 64 KiB: of a file system that is mounted in the namespace of a process of its own."""
+    mount = f"mount -t tmpfs -o size=64k none {tmp_path} && echo mounted && exec cat"
     try:
-        probe = subprocess.run([*wrap, "true"], capture_output=True, check=False)
+        holder = subprocess.Popen(
+            ["unshare", "-rm", "sh", "-c", mount],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
     except FileNotFoundError:
         pytest.skip("no unshare command")
-    if probe.returncode != 0:
-        pytest.skip("this user may not mount a file system of its own")
-    out = small / "run"
-    listing = f"; code=$?; cat {out}/steps.csv | wc -l >&2; exit $code"
-    arguments = command("run", write_topology(3), "--out", out, "--set", "training.steps=2000")
-    done = subprocess.run(
-        [*wrap, "sh", "-c", '"$@"' + listing, "sh", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    with holder:
+        assert holder.stdout is not None
+        if holder.stdout.readline() != b"mounted\n":
+            pytest.skip("this user may not mount a file system of its own")
+        yield Path(f"/proc/{holder.pid}/root{tmp_path}")
+
+
+def test_a_full_disk_is_one_clear_error(small_disk: Path, write_topology: Write) -> None:
+    done = edgesim("run", write_topology(3), "--out", small_disk / "run", "--set", "training.steps=2000")
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
-    assert int(done.stderr.split()[-1]) > 20  # what was measured before is still there
+    # what was measured before is still there
+    assert len((small_disk / "run" / "steps.csv").read_text().splitlines()) > 20
 
 
 @pytest.mark.alone
@@ -462,26 +460,3 @@ def test_events_stop_nodes_and_links_under_both_clocks(write_topology: Write, tm
             assert [(event["node"], event["seconds"]) for event in run.events_of("paused")] == [("n1", 1.0)]
             assert "n1: pauses for 1 s" in done.stdout
             assert "no contact, waits" in done.stdout
-
-
-def test_a_node_that_is_stopped_does_not_outlive_its_killed_controller(write_topology: Write, tmp_path: Path) -> None:
-    file, out = write_topology(2, links="{rate: 3 Mbit/s}"), tmp_path / "run"
-    with file.open("a") as text:
-        text.write("events:\n  - {at: 1 s, event: pause, node: n1, for: 10 min}\n")
-    process = subprocess.Popen(
-        command("run", file, "--clock", "wall", "--out", out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        until = time.monotonic() + PATIENCE
-        while not (out / "events.jsonl").exists() or '"paused"' not in (out / "events.jsonl").read_text():
-            assert time.monotonic() < until
-            time.sleep(0.05)
-        pids = [event["pid"] for event in load(out).events_of("started")]
-        assert len(pids) == 2
-    finally:
-        process.kill()
-        process.wait()
-    until = time.monotonic() + PATIENCE
-    while any(running_still(pid) for pid in pids) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not any(running_still(pid) for pid in pids)

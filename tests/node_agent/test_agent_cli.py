@@ -9,16 +9,18 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import programs
 import pytest
 import torch
+from processes import on_nodes
 
 from node_agent.clock import VirtualClock
 from node_agent.compression.settings import GCCSettings, NoneSettings
 from node_agent.events import ClockOffset, Finished, Step
 from node_agent.job import BackgroundSettings, Job, LinkSettings, SceneSettings
+from node_agent.plain import described
 from node_agent.ring import Ring
 from node_agent.wire import decode
 from node_agent.workloads.background import BackgroundLearning
@@ -60,20 +62,18 @@ def jobs(scene: Path, folder: Path, size: int) -> list[Job]:
 
 
 def test_jobs_started_by_hand_find_one_another_and_agree(scene: Path, tmp_path: Path) -> None:
-    processes = []
-    for job in jobs(scene, tmp_path, 2):
-        file = tmp_path / f"{job.node}.json"
-        file.write_text(job.model_dump_json())
-        processes.append(subprocess.Popen([*AGENT, "run", str(file)], stdout=subprocess.PIPE, text=True))
-    finished: list[dict[str, Any]] = []
-    for process in processes:
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == 0
-        events = [json.loads(line) for line in output.splitlines()]
-        assert [event["step"] for event in events if event["event"] == "step"] == [1, 2, 3, 4, 5]
-        finished.append(events[-1])
-    assert finished[0]["event"] == finished[1]["event"] == "finished"
-    assert finished[0]["params_sha256"] == finished[1]["params_sha256"]
+    first, second = jobs(scene, tmp_path, 2)
+    file = tmp_path / "job.json"
+    file.write_text(first.model_dump_json())
+    process = subprocess.Popen([*AGENT, "run", str(file)], stdout=subprocess.PIPE, text=True)
+    (others,) = on_nodes(1, programs.told, second)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0
+    events = [json.loads(line) for line in output.splitlines()]
+    for told in (events, [described(event) for event in others]):
+        assert [event["step"] for event in told if event["event"] == "step"] == [1, 2, 3, 4, 5]
+        assert told[-1]["event"] == "finished"
+    assert events[-1]["params_sha256"] == others[-1].params_sha256
 
 
 def test_nodes_on_hosts_of_their_own_meet_at_the_first_ones_socket(scene: Path, tmp_path: Path) -> None:
@@ -138,9 +138,7 @@ def test_a_node_ends_with_its_lifeline(scene: Path, tmp_path: Path) -> None:
 def test_one_node_alone_trains_as_adam_does(scene: Path, tmp_path: Path) -> None:
     (job,) = jobs(scene, tmp_path, 1)
     job = job.model_copy(update={"compressor": NoneSettings()})
-    (tmp_path / "job.json").write_text(job.model_dump_json())
-    done = subprocess.run([*AGENT, "run", str(tmp_path / "job.json")], capture_output=True, text=True, check=True)
-    events = [json.loads(line) for line in done.stdout.splitlines()]
+    (events,) = on_nodes(1, programs.told, job)
 
     workload = BackgroundLearning(job.workload, job.seed, 0)
     workload.prepare(Ring(0, 1, VirtualClock()))
@@ -152,7 +150,7 @@ def test_one_node_alone_trains_as_adam_does(scene: Path, tmp_path: Path) -> None
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert [event["loss"] for event in events if event["event"] == "step"] == pytest.approx(losses, rel=1e-5)
+    assert [event.loss for event in events if isinstance(event, Step)] == pytest.approx(losses, rel=1e-5)
 
 
 def test_a_job_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:

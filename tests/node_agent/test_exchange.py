@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
 import programs
 import pytest
 import torch
@@ -22,10 +26,31 @@ DENSE = [
 ]
 
 
-@pytest.mark.parametrize("settings", DENSE, ids=lambda s: s.name)
+SPARSE = [GCCSettings(), NSISettings(density=0.1), TopKSettings(density=0.05)]
+
+Found = dict[tuple[str, int], list[Any]]
+"""what each node returns, by compressor and size of buckets"""
+
+
+def on_nodes_each(size: int, program: Callable[..., Any], compressors: Sequence[Any], limits: Sequence[int]) -> Found:
+    cases = [(settings, limit) for settings in compressors for limit in limits]
+    by_node = on_nodes(size, programs.each, program, cases)
+    return {
+        (settings.name, limit): list(results)
+        for (settings, limit), results in zip(cases, zip(*by_node, strict=True), strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+def dense() -> Found:
+    """Of three nodes, after two steps."""
+    return on_nodes_each(3, partial(programs.exchange, steps=2), DENSE, (1, 10**9))
+
+
+@pytest.mark.parametrize("name", [settings.name for settings in DENSE])
 @pytest.mark.parametrize("bucket_bytes", [1, 10**9])
-def test_at_full_density_the_exchange_is_the_average(settings: object, bucket_bytes: int) -> None:
-    results = on_nodes(3, programs.exchange, settings, bucket_bytes, 2)
+def test_at_full_density_the_exchange_is_the_average(dense: Found, name: str, bucket_bytes: int) -> None:
+    results = dense[name, bucket_bytes]
     own = [node[1] for node in results]
     for averaged, _, buckets in results:
         assert buckets == (7 if bucket_bytes == 1 else 1)
@@ -35,11 +60,15 @@ def test_at_full_density_the_exchange_is_the_average(settings: object, bucket_by
             assert torch.equal(gradient, results[0][0][layer])
 
 
-@pytest.mark.parametrize(
-    "settings", [GCCSettings(), NSISettings(density=0.1), TopKSettings(density=0.05)], ids=lambda s: s.name
-)
-def test_compressed_gradients_are_the_same_on_all_nodes_however_they_are_bucketed(settings: object) -> None:
-    one, many = (on_nodes(4, programs.exchange, settings, limit, 3) for limit in (10**9, 5000))
+@pytest.fixture(scope="module")
+def sparse() -> Found:
+    """Of four nodes, after three steps."""
+    return on_nodes_each(4, partial(programs.exchange, steps=3), SPARSE, (10**9, 5000))
+
+
+@pytest.mark.parametrize("name", [settings.name for settings in SPARSE])
+def test_compressed_gradients_are_the_same_on_all_nodes_however_they_are_bucketed(sparse: Found, name: str) -> None:
+    one, many = sparse[name, 10**9], sparse[name, 5000]
     assert many[0][2] > 1
     for averaged, _, _ in (*one, *many):
         for gradient, reference in zip(averaged, one[0][0], strict=True):
@@ -50,12 +79,13 @@ def test_compressed_gradients_are_the_same_on_all_nodes_however_they_are_buckete
             assert all(torch.equal(a, b) for a, b in zip(averaged, results[0][0], strict=True))
 
 
-@pytest.mark.parametrize("bucket_bytes", [1, 10**9])
-def test_the_values_of_all_payloads_are_counted(bucket_bytes: int) -> None:
-    # weights of 50 x 40, 60 x 50 and 30 x 60, and 140 biases, which are sent dense
-    assert on_nodes(2, programs.values_sent, NoneSettings(), bucket_bytes) == [2000 + 3000 + 1800 + 140] * 2
+def test_the_values_of_all_payloads_are_counted() -> None:
     half = 26 * 40 + 31 * 50 + 16 * 60  # half of the rows and one that stands for the others
-    assert on_nodes(2, programs.values_sent, GCCSettings(), bucket_bytes) == [half + 140] * 2
+    found = on_nodes_each(2, programs.values_sent, [NoneSettings(), GCCSettings()], (1, 10**9))
+    for limit in (1, 10**9):
+        # weights of 50 x 40, 60 x 50 and 30 x 60, and 140 biases, which are sent dense
+        assert found["none", limit] == [2000 + 3000 + 1800 + 140] * 2
+        assert found["gcc", limit] == [half + 140] * 2
 
 
 def test_a_gradient_that_is_not_a_number_ends_the_step_and_names_the_layer() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import runpy
+from contextlib import redirect_stdout
 from typing import Any, NamedTuple
 
 import torch
@@ -215,3 +218,14 @@ def everything(place: Place, compressors: list[Any]) -> dict[str, Any]:
     found["steps"] = apart(by_name["randomk"])
     found["abandoned"] = abandoned()
     return found
+
+
+def script(place: Place, path: str, port: int) -> str:
+    """What a whole program prints, started as torchrun would start it."""
+    dist.destroy_process_group()
+    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(here, RANK=str(place.rank), WORLD_SIZE=str(place.size))
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        runpy.run_path(path, run_name="__main__")
+    return printed.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,12 +15,13 @@ import torch.distributed as dist
 from processes import Place
 from torch import Tensor, nn
 
+from node_agent import worker
 from node_agent.clock import Clock, WallClock
 from node_agent.compression import create
 from node_agent.compression.settings import NoneSettings
-from node_agent.events import Measured, Sent
+from node_agent.events import Event, Measured, Sent
 from node_agent.exchange import Exchange, layers_of
-from node_agent.job import LinkSettings, ProbeSettings
+from node_agent.job import Job, LinkSettings, ProbeSettings
 from node_agent.link_model import LinkError, frame_bytes
 from node_agent.probe import measure
 from node_agent.transport import FramePool
@@ -148,6 +150,11 @@ def model_of(widths: list[int]) -> nn.Module:
     return nn.Sequential(*layers)
 
 
+def each(place: Place, program: Callable[..., Any], cases: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """What a program returns in each of several cases."""
+    return [program(place, *case) for case in cases]
+
+
 def exchange(place: Place, settings: Any, bucket_bytes: int, steps: int) -> tuple[list[Tensor], list[Tensor], int]:
     """Gradients as exchanged, the node's own ones, and the number of buckets."""
     clock = place.clock(virtual=True)
@@ -254,3 +261,11 @@ def probed(place: Place, link: dict[str, Any], samples: int, imposed: dict[str, 
     settings = ProbeSettings(samples=samples, burst_time=0.3)
     pool = FramePool(frame_bytes([asked]))
     return measure(ring.outgoing, ring.incoming, asked, asked, pool, settings, dist.barrier, clock)
+
+
+def told(place: Place, job: Job) -> list[Event]:
+    """The events of a job, which brings a rendezvous of its own."""
+    dist.destroy_process_group()
+    events: list[Event] = []
+    worker.run(job, events.append)
+    return events

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -46,6 +46,7 @@ def test_three_nodes_close_the_ring() -> None:
     assert len(three.directed_links()) == 6
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 64), st.randoms())
 def test_any_ring_visits_every_node_over_its_links(size: int, random: Any) -> None:
     order = [f"n{i}" for i in range(size)]
