@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from edgesim.fleet.address import Address
 from edgesim.topology.fields import NAME
 from edgesim.topology.paths import ways
 from edgesim.topology.problems import Refusal, closest, listed, shown
@@ -32,6 +34,7 @@ def inconsistencies(data: Mapping[str, Any]) -> Iterator[tuple[Path, Refusal]]:
     yield from repeated
     if repeated or len(known) != len(nodes) or not known:
         return
+    yield from _bad_addresses(nodes, _routed(data))
     given = {key: data[key] for key in ("links", "ring", "events") if isinstance(data.get(key), (list, tuple))}
     links = [_ends(link) for link in given.get("links", ())]
     ring = given.get("ring", known)
@@ -43,6 +46,27 @@ def inconsistencies(data: Mapping[str, Any]) -> Iterator[tuple[Path, Refusal]]:
     # Whether the ring closes is only asked of names and links that are sound themselves.
     if "links" in given and all(links) and all(name in known for name in ring) and not problems:
         yield from _gaps(links, ring, ("ring",) if "ring" in given else ("links",), _routed(data))
+
+
+def _bad_addresses(nodes: Sequence[Any], routed: bool) -> Iterator[tuple[Path, Refusal]]:
+    addresses: dict[int, str] = {}
+    for i, node in enumerate(nodes):
+        if isinstance(node, dict) and node.get("address") is not None:
+            with suppress(Refusal):  # the field itself refuses it
+                addresses[i] = str(Address.parse(node["address"]))
+    with_one = [i for i, node in enumerate(nodes) if isinstance(node, dict) and node.get("address") is not None]
+    for i in range(len(nodes)) if with_one else ():
+        if i not in with_one:
+            found = f"a node without address beside {len(with_one)} with one"
+            yield ("nodes", i), Refusal(found, "an address for every node, or for none")
+    for i, address in addresses.items():
+        first = next(j for j, other in addresses.items() if other == address)
+        if first < i:
+            found = f"{address} a second time (the first is nodes.{first})"
+            yield ("nodes", i, "address"), Refusal(found, "a board of its own for every node")
+    if with_one and routed:
+        refusal = Refusal("netns, and nodes that have an address", "userspace: boards impose their links themselves")
+        yield ("emulation", "links"), refusal
 
 
 def _bad_events(

@@ -14,6 +14,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from edgesim import devices
+from edgesim.fleet import address
 from edgesim.topology.problems import Refusal, closest, listed, shown
 from edgesim.topology.quantities import ANGLE, FRACTION, LENGTH, RATE, SIZE, TIME, Kind, parse_within
 from node_agent.compression.settings import CATALOGUE, AnyCompressorSettings, AutomaticDensity, CompressorSettings
@@ -151,6 +152,19 @@ class _DeviceSchema:
 
 
 Device = Annotated[str, BeforeValidator(_device), _DeviceSchema()]
+
+
+def _address(value: Any) -> str:
+    return str(address.Address.parse(value))
+
+
+@dataclass(frozen=True)
+class _AddressSchema:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": "string", "examples": ["10.0.0.11", f"orin-1.lab:{address.PORT}"]}
+
+
+Address = Annotated[str, BeforeValidator(_address), _AddressSchema()]
 
 
 def _compressor(value: Any) -> CompressorSettings:

@@ -23,7 +23,7 @@ from edgesim.topology.computing import compute, mismatches, resolved
 from edgesim.topology.consistency import inconsistencies, neighbours
 from edgesim.topology.constellation import Constellation, with_nodes
 from edgesim.topology.events import Event, imposed
-from edgesim.topology.fields import Compressors, Density, Device, Fraction, Name, NameSchema, Size, Timeout
+from edgesim.topology.fields import Address, Compressors, Density, Device, Fraction, Name, NameSchema, Size, Timeout
 from edgesim.topology.links import Link, LinkDefaults, default_queue
 from edgesim.topology.paths import Hop, ring_hops
 from edgesim.topology.problems import Refusal, listed, shown
@@ -57,6 +57,11 @@ class NodeProperties(Section):
 
 class Node(NodeProperties):
     name: Name = Field(description="the node's name")
+    address: Address | None = Field(
+        default=None,
+        json_schema_extra=without_default,
+        description="HOST[:PORT] of the agent of the board that is this node; not given: a process of this machine",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -106,6 +111,11 @@ class Emulation(Section):
     )
     allow_deviation: bool = Field(
         default=False, strict=True, description="whether a run whose links miss more is made all the same, and says so"
+    )
+    allow_versions: bool = Field(
+        default=False,
+        strict=True,
+        description="whether boards with different versions of edgesim or torch make a run all the same, and say so",
     )
 
     @field_validator("clock")

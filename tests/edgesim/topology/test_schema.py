@@ -154,7 +154,7 @@ def test_the_resolved_topology_is_plain_si_data() -> None:
     assert [compressor["name"] for compressor in dumped["training"]["compressor"]] == ["none", "gcc"]
     assert dumped["training"]["bucket"] == 1_000_000
     assert dumped["emulation"] == {"links": "userspace", "clock": "wall", "compute": None, "timeout": 60,
-                                   "tolerance": 0.05, "allow_deviation": False}  # fmt: skip
+                                   "tolerance": 0.05, "allow_deviation": False, "allow_versions": False}  # fmt: skip
 
 
 def test_a_topology_is_frozen_and_pickles() -> None:

@@ -1,0 +1,289 @@
+"""One board's agent, asked over HTTPS. What a board says is a stranger's word: sized, timed and validated here."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import httpx
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from edgesim.fleet.address import Address
+from node_agent.daemon.api import VERSION, Board, Claim, Health, JobStatus, Received, Refused, Task
+
+CONNECT = 5.0
+"""s for a connection, its TLS handshake included"""
+ANSWER = 10.0
+"""s in which an answer has come as a whole"""
+SILENCE = 5.0
+"""s after which a stream of events that keeps itself alive every second is given up"""
+
+LARGEST_BODY = 2**20
+LARGEST_EVENT = 64 * 2**20
+LARGEST_LOG = 64 * 2**20
+"""bytes"""
+LONGEST_SAID = 300
+"""characters of what a board says that a message repeats"""
+
+CHUNK = 256 * 1024
+
+Body = TypeVar("Body", bound=BaseModel)
+T = TypeVar("T")
+
+
+class BoardError(RuntimeError):
+    """A board that did not do what it was asked. One line, for people."""
+
+    def __init__(self, board: str, message: str) -> None:
+        super().__init__(f"{board}: {message}")
+        self.board = board
+        self.message = message
+
+
+class Unreachable(BoardError):
+    """No answer, or half of one: it may come when asked again."""
+
+
+class Rejected(BoardError):
+    """The board said no."""
+
+    def __init__(self, board: str, message: str, code: int, status: JobStatus | None = None) -> None:
+        super().__init__(board, message)
+        self.code = code
+        self.status = status
+
+
+class End(BaseModel):
+    """How a job ended, the last line of its events."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: Literal["finished", "failed"]
+    error: str | None = None
+    exit: int | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """Of a job's events: an event as `node_agent.wire` writes it, or the end."""
+
+    seq: int
+    event: bytes | None = None
+    end: End | None = None
+
+
+def printable(text: str, longest: int = LONGEST_SAID) -> str:
+    """On one line, without what would steer a terminal."""
+    line = "".join(character if character.isprintable() else " " for character in text.strip())
+    return line if len(line) <= longest else f"{line[:longest]}…"
+
+
+class BoardClient:
+    """Raises Unreachable, Rejected and, for an answer that is none, BoardError. May be used by several threads."""
+
+    def __init__(self, name: str, address: Address, context: ssl.SSLContext | None) -> None:
+        """`context` None: plain HTTP."""
+        self.name = name
+        self.address = address
+        self.heard_at = time.monotonic()
+        """when the board last said something, by this host's monotonic clock"""
+        scheme = "http" if context is None else "https"
+        self._http = httpx.Client(
+            base_url=f"{scheme}://{address}/v{VERSION}",
+            verify=False if context is None else context,
+            timeout=httpx.Timeout(ANSWER, connect=CONNECT),
+            # Answers are read as they are: none is unpacked, none leads elsewhere, and no proxy stands between.
+            headers={"accept-encoding": "identity"},
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    def health(self) -> Health:
+        return self._ask("GET", "/health", Health)
+
+    def board(self) -> Board:
+        return self._ask("GET", "/board", Board)
+
+    def claim(self, claim: Claim) -> JobStatus:
+        return self._ask("POST", "/jobs", JobStatus, claim)
+
+    def jobs(self) -> list[JobStatus]:
+        octets = self._octets("GET", "/jobs")
+        return self._validated("GET /jobs", lambda: TypeAdapter(list[JobStatus]).validate_json(octets))
+
+    def job(self, job: str) -> JobStatus:
+        return self._ask("GET", f"/jobs/{job}", JobStatus)
+
+    def start(self, job: str, task: Task) -> JobStatus:
+        return self._ask("POST", f"/jobs/{job}/start", JobStatus, task)
+
+    def renew(self, job: str) -> JobStatus:
+        return self._ask("POST", f"/jobs/{job}/lease", JobStatus)
+
+    def cancel(self, job: str) -> JobStatus:
+        return self._ask("POST", f"/jobs/{job}/cancel", JobStatus)
+
+    def forget(self, job: str) -> None:
+        self._octets("DELETE", f"/jobs/{job}")
+
+    def result(self, job: str) -> bytes:
+        return self._octets("GET", f"/jobs/{job}/result")
+
+    def log(self, job: str, offset: int = 0) -> bytes:
+        """What the worker printed, from `offset` on; at most 1 MiB."""
+        return self._octets("GET", f"/jobs/{job}/log", params={"offset": offset})
+
+    def put(self, job: str, name: str, path: Path, offset: int) -> Received:
+        """Send a file from `offset` on."""
+        size = path.stat().st_size - offset
+
+        def chunks() -> Iterator[bytes]:
+            with path.open("rb") as file:
+                file.seek(offset)
+                while chunk := file.read(CHUNK):
+                    yield chunk
+                    self.heard_at = time.monotonic()  # it takes what it is given
+
+        headers = {"content-length": str(size), "content-type": "application/octet-stream"}
+        place = f"/jobs/{job}/files/{name}"
+        octets = self._octets("PUT", place, params={"offset": offset}, content=chunks(), headers=headers, within=None)
+        return self._validated(f"PUT {place}", lambda: Received.model_validate_json(octets))
+
+    def events(self, job: str, after: int) -> Iterator[Line | None]:
+        """The lines after number `after`, as they come; None: the board says that there is nothing to tell yet.
+
+        Ends where the stream does, which has told all if its last line was an end.
+        """
+        place = f"/jobs/{job}/events"
+        timeout = httpx.Timeout(SILENCE, connect=CONNECT)
+        with self._answer("GET", place, params={"after": after}, timeout=timeout) as response:
+            for line in self._lines(response, place):
+                yield self._line(line, place) if line.strip() else None
+
+    def _lines(self, response: httpx.Response, place: str) -> Iterator[bytes]:
+        """Whole lines; one that the end of the stream cuts short is left out."""
+        parts: list[bytes] = []
+        held = 0
+        for chunk in self._chunks(response):
+            *whole, rest = chunk.split(b"\n")
+            for end in whole:
+                yield b"".join((*parts, end))
+                parts, held = [], 0
+            parts.append(rest)
+            held += len(rest)
+            if held > LARGEST_EVENT:
+                raise BoardError(self.name, f"GET {place}: found a line of more than {LARGEST_EVENT >> 20} MiB")
+
+    def _line(self, text: bytes, place: str) -> Line:
+        def read() -> Line:
+            # The event is kept as it came, for whoever knows events: it need not be read twice.
+            found = json.loads(text)
+            if not isinstance(found, dict) or type(found.get("seq")) is not int:
+                raise ValueError("no sequence number")
+            if found.keys() == {"seq", "event"} and isinstance(found["event"], dict):
+                return Line(found["seq"], event=json.dumps(found["event"]).encode())
+            if found.keys() == {"seq", "end"}:
+                return Line(found["seq"], end=End.model_validate(found["end"]))
+            raise ValueError("neither an event nor an end")
+
+        return self._validated(f"GET {place}", read)
+
+    def _ask(self, method: str, place: str, expected: type[Body], body: BaseModel | None = None) -> Body:
+        headers = {"content-type": "application/json"}
+        content = None if body is None else body.model_dump_json().encode()
+        octets = self._octets(method, place, content=content, headers=headers if body is not None else {})
+        return self._validated(f"{method} {place}", lambda: expected.model_validate_json(octets))
+
+    def _octets(
+        self,
+        method: str,
+        place: str,
+        *,
+        params: Mapping[str, int] | None = None,
+        content: bytes | Iterator[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        within: float | None = ANSWER,
+    ) -> bytes:
+        """The body of an answer that must be whole `within` s; None: only silence is limited."""
+        until = None if within is None else time.monotonic() + within
+        with self._answer(method, place, params=params, content=content, headers=headers) as response:
+            return self._whole(response, f"{method} {place}", until)
+
+    @contextmanager
+    def _answer(self, method: str, place: str, **request: Any) -> Iterator[httpx.Response]:
+        """An answer whose body is not read yet; one that refuses is raised."""
+        try:
+            with self._http.stream(method, place.removeprefix("/"), **request) as response:
+                self.heard_at = time.monotonic()
+                if not response.is_success:
+                    raise self._rejected(response, f"{method} {place}")
+                yield response
+        except httpx.HTTPError as error:
+            raise Unreachable(self.name, reason(error, self.address)) from error
+
+    def _rejected(self, response: httpx.Response, place: str) -> BoardError:
+        octets = self._whole(response, place, time.monotonic() + ANSWER)
+        try:
+            refused = Refused.model_validate_json(octets)
+        except ValidationError:
+            return Rejected(
+                self.name, f"{place}: answered {response.status_code} without a reason", response.status_code
+            )
+        return Rejected(self.name, printable(refused.error), response.status_code, refused.status)
+
+    def _whole(self, response: httpx.Response, place: str, until: float | None) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        for chunk in self._chunks(response):
+            parts.append(chunk)
+            size += len(chunk)
+            if size > LARGEST_BODY:
+                raise BoardError(self.name, f"{place}: found an answer of more than {LARGEST_BODY >> 20} MiB")
+            if until is not None and time.monotonic() > until:
+                raise Unreachable(self.name, f"its answer was not whole within {ANSWER:g} s")
+        return b"".join(parts)
+
+    def _chunks(self, response: httpx.Response) -> Iterator[bytes]:
+        for chunk in response.iter_raw():
+            self.heard_at = time.monotonic()
+            yield chunk
+
+    def _validated(self, place: str, read: Callable[[], T]) -> T:
+        try:
+            return read()
+        except (ValueError, RecursionError) as error:
+            said = str(error)
+            if isinstance(error, ValidationError):
+                first = error.errors()[0]
+                said = ": ".join((*map(str, first["loc"]), first["msg"]))
+            raise BoardError(self.name, f"{place}: answered what is none of its answers: {printable(said)}") from error
+
+
+def reason(error: httpx.HTTPError, address: Address) -> str:
+    """Why there was no answer, in words."""
+    if isinstance(error, httpx.ConnectTimeout):
+        return f"no connection to {address} within {CONNECT:g} s"
+    if isinstance(error, httpx.TimeoutException):
+        return f"no answer from {address}"
+    if isinstance(error, httpx.ConnectError):
+        return f"no connection to {address}: {_innermost(error)}"
+    if isinstance(error, httpx.RemoteProtocolError):
+        return f"{address} does not speak HTTP as it should: {printable(str(error))}"
+    return f"the connection to {address} broke: {_innermost(error)}"
+
+
+def _innermost(error: BaseException) -> str:
+    cause: BaseException = error
+    while (deeper := cause.__cause__ or cause.__context__) is not None:
+        cause = deeper
+    said = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+    return printable(said or type(cause).__name__)
