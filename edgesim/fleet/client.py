@@ -97,7 +97,6 @@ class BoardClient:
         self._http = httpx.Client(
             base_url=f"{scheme}://{address}/v{VERSION}",
             verify=False if context is None else context,
-            timeout=httpx.Timeout(ANSWER, connect=CONNECT),
             # Answers are read as they are: none is unpacked, none leads elsewhere, and no proxy stands between.
             headers={"accept-encoding": "identity"},
             follow_redirects=False,
@@ -126,8 +125,9 @@ class BoardClient:
     def start(self, job: str, task: Task) -> JobStatus:
         return self._ask("POST", f"/jobs/{job}/start", JobStatus, task)
 
-    def renew(self, job: str) -> JobStatus:
-        return self._ask("POST", f"/jobs/{job}/lease", JobStatus)
+    def renew(self, job: str, within: float = ANSWER) -> JobStatus:
+        """`within`: s after which the answer comes too late."""
+        return self._ask("POST", f"/jobs/{job}/lease", JobStatus, within=min(ANSWER, within))
 
     def cancel(self, job: str) -> JobStatus:
         return self._ask("POST", f"/jobs/{job}/cancel", JobStatus)
@@ -197,10 +197,14 @@ class BoardClient:
 
         return self._validated(f"GET {place}", read)
 
-    def _ask(self, method: str, place: str, expected: type[Body], body: BaseModel | None = None) -> Body:
+    def _ask(
+        self, method: str, place: str, expected: type[Body], body: BaseModel | None = None, within: float = ANSWER
+    ) -> Body:
         headers = {"content-type": "application/json"}
         content = None if body is None else body.model_dump_json().encode()
-        octets = self._octets(method, place, content=content, headers=headers if body is not None else {})
+        octets = self._octets(
+            method, place, content=content, headers=headers if body is not None else {}, within=within
+        )
         return self._validated(f"{method} {place}", lambda: expected.model_validate_json(octets))
 
     def _octets(
@@ -215,7 +219,9 @@ class BoardClient:
     ) -> bytes:
         """The body of an answer that must be whole `within` s; None: only silence is limited."""
         until = None if within is None else time.monotonic() + within
-        with self._answer(method, place, params=params, content=content, headers=headers) as response:
+        timeout = httpx.Timeout(ANSWER if within is None else within, connect=min(CONNECT, within or CONNECT))
+        request = {"params": params, "content": content, "headers": headers, "timeout": timeout}
+        with self._answer(method, place, **request) as response:
             return self._whole(response, f"{method} {place}", until)
 
     @contextmanager
@@ -249,7 +255,7 @@ class BoardClient:
             if size > LARGEST_BODY:
                 raise BoardError(self.name, f"{place}: found an answer of more than {LARGEST_BODY >> 20} MiB")
             if until is not None and time.monotonic() > until:
-                raise Unreachable(self.name, f"its answer was not whole within {ANSWER:g} s")
+                raise Unreachable(self.name, "its answer took too long")
         return b"".join(parts)
 
     def _chunks(self, response: httpx.Response) -> Iterator[bytes]:

@@ -22,20 +22,15 @@ from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from edgesim.fleet.base import NodeFailure
+from edgesim.fleet.base import SETTLING, Ground, NodeFailure, Strips, blame_of, cause_of, ended, tail
 from edgesim.network import syscalls
 from node_agent.events import Event, Fault, Finished, Paused
 from node_agent.job import Job
 
 SHARED = ("node_agent.worker", "torch._dynamo")
 """modules that the server loads for all nodes; the second is what making an optimiser imports"""
-
-LOG_TAIL = 12
-"""lines of a failed node's log that its error shows"""
-
-SETTLING = 1.0
-"""s; when a node fails its neighbours fail too, and the cause may be heard of later than its consequences"""
 
 PR_SET_PDEATHSIG = 1
 
@@ -49,6 +44,16 @@ class LocalFleet:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["__main__", *SHARED])
         self._nodes: list[_LocalNode] = []
+
+    @property
+    def pids_are_ours(self) -> bool:
+        return True
+
+    def prepare(self, run: str, nodes: Sequence[str], strips: Strips, folder: Path) -> Ground:
+        return Ground(f"file://{folder}/rendezvous", [strips.settings] * len(nodes))
+
+    def described(self) -> dict[str, Any]:
+        return {"kind": "local"}
 
     def folders(self) -> Sequence[Path]:
         return (Path(multiprocessing.util.get_temp_dir()),)
@@ -93,9 +98,7 @@ class LocalFleet:
                     yield event
 
     def _cause(self, first: _LocalNode) -> NodeFailure:
-        """The failure that the others are consequences of: a death before an error, an error before a lost link."""
-        failed = [node for node in self._nodes if node.failed]
-        return min(failed, key=lambda node: (node.blame, node is not first)).failure()
+        return cause_of([node for node in self._nodes if node.failed], first).failure()
 
     def __enter__(self) -> LocalFleet:
         return self
@@ -150,19 +153,14 @@ class _LocalNode:
 
     @property
     def blame(self) -> int:
-        """How far this node's failure is from its cause: 0 died, 1 raised an error, 2 lost a neighbour."""
-        if self.fault is None:
-            return 0
-        return 2 if self.fault.neighbour_lost else 1
+        return blame_of(self.fault)
 
     def failure(self) -> NodeFailure:
         if self.fault is not None:
             reason = f"failed: {self.fault.error}"
         else:
-            code = self.process.exitcode or 0
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended early with exit code {code}"
-            reason = f"{how} after step {self.last_step}" if self.last_step else f"{how} before its first step"
-        return NodeFailure(self.job.rank, self.job.node, reason, _tail(self.log))
+            reason = ended(self.process.exitcode or 0, self.last_step)
+        return NodeFailure(self.job.rank, self.job.node, reason, tail(self.log))
 
     def pause(self, seconds: float) -> None:
         """Stop the process for so long."""
@@ -237,14 +235,6 @@ def _end_with_controller(lifeline: connection.Connection) -> None:
         lifeline.recv()
     except (EOFError, OSError):
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _tail(log: Path) -> str:
-    try:
-        lines = log.read_text(errors="replace").splitlines()
-    except OSError as error:
-        return f"({log}: {error.strerror})"
-    return "\n".join(lines[-LOG_TAIL:])
 
 
 @contextmanager
