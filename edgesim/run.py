@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgesim import host
 from edgesim.comparison import compressor_label
-from edgesim.fleet.base import Fleet, NodeFailure
+from edgesim.fleet.base import Fleet, FleetError, NodeFailure, Strips
 from edgesim.interruption import interruptible
 from edgesim.network.namespaces import Network, NetworkError, run_id, usable_plan, warm_up
 from edgesim.network.plan import Plan, describe
@@ -27,7 +27,7 @@ from edgesim.topology.events import pauses
 from edgesim.topology.schema import Topology
 from node_agent.compression.settings import CompressorSettings
 from node_agent.events import ClockSet, Event, Observation, Started, Step
-from node_agent.job import BackgroundSettings, Job, ProbeSettings, SceneSettings
+from node_agent.job import BackgroundSettings, Job, ProbeSettings, SceneSettings, ShardSettings
 from node_agent.link_model import frame_bytes, patience, payload_bytes
 from node_agent.workloads import detection
 from node_agent.workloads.formats import SceneError
@@ -92,10 +92,21 @@ class Experiment:
         truth = self.scene.mask[~self.prior.used]
         return {"targets": int(truth.sum()), "background": int((~truth).sum())}
 
+    def strips(self) -> Strips:
+        """Of the scene: as many lines for each node of the ring as for the others, but for one."""
+        lines, nodes = self.scene.shape[0], len(self.topology.ring)
+        cuts = [lines * i // nodes for i in range(nodes + 1)]
+        return Strips(self.scene, _scene_settings(self.topology), list(pairwise(cuts)))
+
     def jobs(
-        self, compressor: CompressorSettings, run: str, rendezvous: str, network: Network | None = None
+        self,
+        compressor: CompressorSettings,
+        run: str,
+        rendezvous: str,
+        network: Network | None = None,
+        scenes: Sequence[SceneSettings | ShardSettings] | None = None,
     ) -> list[Job]:
-        """One job per node, in ring order."""
+        """One job per node, in ring order. `scenes`: where each finds its strip; None: in the scene as opened here."""
         topology, training = self.topology, self.topology.training
         names = tuple(topology.ring)
         links = {link.source: link for link in topology.ring_links(alone=True)}
@@ -117,7 +128,8 @@ class Experiment:
         longest = max(frame, 4 * _parameters(self.scene.shape[2], training.network))
         silence = topology.emulation.timeout + sum(patience(link, longest, network is not None) for link in shares)
         silence += sum(pause.end - pause.start for name in names for pause in pauses(topology.events, name))
-        cuts = [self.scene.shape[0] * i // len(names) for i in range(len(names) + 1)]
+        strips = self.strips()
+        scenes = scenes or [strips.settings] * len(names)
         return [
             Job(
                 run=run,
@@ -142,8 +154,8 @@ class Experiment:
                 bucket_bytes=training.bucket,
                 payload_bytes=payload_bytes(shares),
                 workload=BackgroundSettings(
-                    scene=_scene_settings(topology),
-                    lines=(cuts[rank], cuts[rank + 1]),
+                    scene=scenes[rank],
+                    lines=strips.lines[rank],
                     target_spectrum=tuple(map(float, self.prior.spectrum)),
                     network=training.network,
                     batch=training.batch,
@@ -167,7 +179,8 @@ class Experiment:
         failure: RunError | None = None
         try:
             folder.write_topology(self.source)
-            folder.write_config(self._config(compressor))
+            config = self._config(compressor)
+            folder.write_config(config)
             with (
                 recorded(run_id(path)) as record,
                 interruptible(),
@@ -175,8 +188,9 @@ class Experiment:
                 fleet,
             ):
                 record.leave(fleet.folders())
-                meeting = record.folder()
-                jobs = self.jobs(compressor, path.name, f"file://{meeting}/rendezvous", network)
+                ground = fleet.prepare(path.name, self.topology.ring, self.strips(), record.folder())
+                folder.write_config({**config, "fleet": fleet.described()})
+                jobs = self.jobs(compressor, path.name, ground.rendezvous, network, ground.scenes)
                 if network is not None:
                     folder.record_network("began", network.applied())
                 fleet.start(jobs, [folder.log_path(job.node) for job in jobs])
@@ -186,7 +200,7 @@ class Experiment:
                             if network is not None and network.plan.changing:
                                 network.begin(event.origin_s)
                             continue
-                        if isinstance(event, Started):
+                        if isinstance(event, Started) and fleet.pids_are_ours:
                             record.add(event.pid)
                         folder.record(event)
                         evaluation = observed(event)
@@ -199,7 +213,7 @@ class Experiment:
             folder.write_maps(observed.maps())
         except NodeFailure as error:
             failure = RunError(str(error), error.log)
-        except (RunError, RunFolderError, NetworkError, RecordError) as error:
+        except (RunError, RunFolderError, NetworkError, RecordError, FleetError) as error:
             failure = error if isinstance(error, RunError) else RunError(str(error))
         except KeyboardInterrupt:
             failure = Interrupted("interrupted")

@@ -56,6 +56,7 @@ def summarise(
         "name": run.name,
         "seed": topology.get("seed"),
         "nodes": nodes,
+        "fleet": run.config.get("fleet", {}).get("kind", "local"),
         "clock": run.config.get("clock"),
         "compute": run.config.get("compute"),
         "links_imposed": topology.get("emulation", {}).get("links"),

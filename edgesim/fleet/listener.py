@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from node_agent.wire import WireError, decode
-
 from edgesim.fleet.client import BoardClient, BoardError, End, Rejected, Unreachable
 from edgesim.fleet.plausible import Implausible
 from node_agent.events import Event
+from node_agent.wire import WireError, decode
 
 AGAIN, LONGEST_PAUSE = 0.2, 2.0
 """s before a broken connection is tried again, at first and at most"""

@@ -2,8 +2,8 @@
 
 A run takes its boards in four steps: it meets them all (`handshake`), claims them in ring order (`claiming`), sends
 each its strip of the scene (`upload`), and starts all with the first one's socket as the meeting. From its claim on a
-board keeps the run for as long as it hears of it (`listener.Heartbeat`); whatever ends this process, the boards are free
-again when their leases have run out.
+board keeps the run for as long as it hears of it (`listener.Heartbeat`); whatever ends this process, the boards are
+free again when their leases have run out.
 """
 
 from __future__ import annotations

@@ -6,12 +6,11 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from node_agent.workloads.shard import write_shard
-
 from edgesim.fleet.base import FleetError, Strips
 from node_agent.daemon.api import File
 from node_agent.job import ShardSettings
 from node_agent.workloads.formats import SceneError
+from node_agent.workloads.shard import write_shard
 
 NAME = "shard.npy"
 """of the file, in a job's folder"""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgesim.fleet.base import NodeFailure
+from edgesim.fleet.base import Ground, NodeFailure, Strips
 from edgesim.fleet.local import LocalFleet
 from edgesim.results import Run
 from edgesim.run import Experiment, RunError, run_all
@@ -40,6 +40,14 @@ class Played:
     def __init__(self, events: Callable[[Sequence[Job]], Iterator[Event]]) -> None:
         self._events = events
         self._jobs: Sequence[Job] = ()
+
+    pids_are_ours = True
+
+    def prepare(self, run: str, nodes: Sequence[str], strips: Strips, folder: Path) -> Ground:
+        return Ground("file:///meeting", [strips.settings] * len(nodes))
+
+    def described(self) -> dict[str, Any]:
+        return {"kind": "played"}
 
     def folders(self) -> Sequence[Path]:
         return ()
