@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from edgesim.fleet.verbs import fleet
+from edgesim.fleet.verbs import Folder as FleetFolder
+from edgesim.fleet.verbs import fleet as fleet_verbs
 from edgesim.interruption import interruptible
 from edgesim.terminal import BAD_INPUT, FAILED, INTERRUPTED, Json
 from edgesim.terminal import as_wide_as_needed as _as_wide_as_needed
@@ -45,7 +46,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.add_typer(fleet)
+app.add_typer(fleet_verbs)
 
 File = Annotated[Path, typer.Argument(help="topology file (YAML)", show_default=False)]
 Set = Annotated[
@@ -116,36 +117,58 @@ def run(
     allow_deviation: Annotated[
         bool, typer.Option("--allow-deviation", help="run also where links miss their tolerance, and record it")
     ] = False,
+    inventory: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="boards (YAML: name, address) that are the nodes", show_default=False),
+    ] = None,
+    folder: FleetFolder = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="boards in plain HTTP, on loopback only")] = False,
+    lease: Annotated[
+        str, typer.Option(metavar="TIME", help="boards end their part after hearing nothing from here for so long")
+    ] = "20 s",
+    allow_versions: Annotated[
+        bool, typer.Option("--allow-versions", help="run also on boards of different versions, and say so")
+    ] = False,
     figures: Annotated[bool, typer.Option(help="draw figures")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print nothing but errors")] = False,
     as_json: Json = False,
 ) -> None:
     """Train over the links of FILE, and report accuracy, bytes and time."""
     from edgesim import comparison
-    from edgesim.fleet.local import LocalFleet
+    from edgesim.fleet.base import FleetError
+    from edgesim.fleet.choice import Boards, choose, parse_lease
     from edgesim.network.namespaces import NetworkError
     from edgesim.network.plan import Unavailable
     from edgesim.progress import Progress, Terminal
     from edgesim.results import RunFolder, RunFolderError
     from edgesim.run import Experiment, Interrupted, RunError, reserve, run_all
     from edgesim.topology.computing import assumptions
+    from edgesim.topology.quantities import QuantityError
     from edgesim.topology.reader import TopologyError, read
     from edgesim.topology.source import read_text
     from node_agent.workloads.formats import SceneError
 
     console = _as_wide_as_needed(Terminal, stderr=as_json)
-    options = dict(_options(compressor or [], seed, links, clock, allow_deviation))
+    options = dict(_options(compressor or [], seed, links, clock, allow_deviation, allow_versions))
     overrides = [*options, *(settings or ())]
+
+    def tell(line: str) -> None:
+        if not quiet:
+            console.print(line, highlight=False, markup=False)
+
     try:
         topology = read(file, overrides, options)
+        fleet = choose(topology, Boards(inventory, folder, insecure, parse_lease(lease)), tell)
         experiment = Experiment.prepare(topology, read_text(file), overrides)
     except (TopologyError, SceneError, Unavailable) as error:
         _refuse(_problems(error, file, overrides, options))
-    except NetworkError as error:
+    except QuantityError as error:
+        _fail(f"--lease: {error}", BAD_INPUT)
+    except (NetworkError, FleetError) as error:
         _fail(str(error), FAILED)
-    folder = out or RunFolder.default_path("results/runs", topology.name, datetime.now())
+    place = out or RunFolder.default_path("results/runs", topology.name, datetime.now())
     try:
-        reserve(folder, len(topology.training.compressor))
+        reserve(place, len(topology.training.compressor))
         if not quiet:
             pixels = ", ".join(f"{count} {kind}" for kind, count in experiment.scored.items())
             console.print(experiment.scene.describe, highlight=False)
@@ -157,7 +180,7 @@ def run(
             virtual = topology.emulation.clock == "virtual"
             return Progress(console, title, list(topology.ring), topology.training.steps, quiet, virtual)
 
-        runs = run_all(experiment, folder, LocalFleet(), watch)
+        runs = run_all(experiment, place, fleet, watch)
     except RunFolderError as error:
         _fail(str(error), BAD_INPUT)
     except RunError as error:
@@ -166,11 +189,11 @@ def run(
         typer.echo(comparison.to_json(runs))
     elif not quiet:
         console.print(comparison.render(runs))
-    drawn = _draw(folder, runs) if figures else []
+    drawn = _draw(place, runs) if figures else []
     if not as_json and not quiet:
-        _list_figures(console, folder, drawn)
+        _list_figures(console, place, drawn)
     if console.failure is not None:
-        _fail(f"the output cannot be written: {console.failure.strerror}; the run is in {folder}", FAILED)
+        _fail(f"the output cannot be written: {console.failure.strerror}; the run is in {place}", FAILED)
 
 
 @app.command()
@@ -489,6 +512,7 @@ def _options(
     links: str | None = None,
     clock: str | None = None,
     allow_deviation: bool = False,
+    allow_versions: bool = False,
 ) -> Iterable[tuple[str, str]]:
     """What options other than --set stand for, each with what was typed."""
     if compressors:
@@ -504,6 +528,8 @@ def _options(
             yield f"{path}={value}", f"--{option} {value}"
     if allow_deviation:
         yield "emulation.allow_deviation=true", "--allow-deviation"
+    if allow_versions:
+        yield "emulation.allow_versions=true", "--allow-versions"
 
 
 def _problems(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -15,6 +16,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from edgesim.fleet.address import Address
+from edgesim.fleet.tls_errors import tls_reason
 from node_agent.daemon.api import VERSION, Board, Claim, Health, JobStatus, Received, Refused, Task
 
 CONNECT = 5.0
@@ -48,6 +50,10 @@ class BoardError(RuntimeError):
 
 class Unreachable(BoardError):
     """No answer, or half of one: it may come when asked again."""
+
+
+class Mistrusted(BoardError):
+    """TLS came to no understanding."""
 
 
 class Rejected(BoardError):
@@ -87,10 +93,17 @@ def printable(text: str, longest: int = LONGEST_SAID) -> str:
 class BoardClient:
     """Raises Unreachable, Rejected and, for an answer that is none, BoardError. May be used by several threads."""
 
-    def __init__(self, name: str, address: Address, context: ssl.SSLContext | None) -> None:
-        """`context` None: plain HTTP."""
+    def __init__(
+        self, name: str, address: Address, context: ssl.SSLContext | None, ends: datetime | None = None
+    ) -> None:
+        """
+        Args:
+            context: of TLS; None: plain HTTP.
+            ends: of the board's certificate, where that is known.
+        """
         self.name = name
         self.address = address
+        self._ends = ends
         self.heard_at = time.monotonic()
         """when the board last said something, by this host's monotonic clock"""
         scheme = "http" if context is None else "https"
@@ -137,6 +150,13 @@ class BoardClient:
 
     def result(self, job: str) -> bytes:
         return self._octets("GET", f"/jobs/{job}/result")
+
+    def certificate_request(self) -> bytes:
+        return self._octets("GET", "/certificate-request")
+
+    def put_certificate(self, certificate: bytes) -> None:
+        headers = {"content-type": "application/x-pem-file"}
+        self._octets("PUT", "/certificate", content=certificate, headers=headers)
 
     def log(self, job: str, offset: int = 0) -> bytes:
         """What the worker printed, from `offset` on; at most 1 MiB."""
@@ -234,7 +254,15 @@ class BoardClient:
                     raise self._rejected(response, f"{method} {place}")
                 yield response
         except httpx.HTTPError as error:
-            raise Unreachable(self.name, reason(error, self.address)) from error
+            raise self._no_answer(error) from error
+
+    def _no_answer(self, error: httpx.HTTPError) -> BoardError:
+        """Mistrust does not go away when one asks again; a connection that was cut while it was made does."""
+        told = tls_reason(error, self.address, self._ends)
+        cut = any(isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) for cause in _causes(error))
+        if told is None or cut:
+            return Unreachable(self.name, told or _reason(error, self.address))
+        return Mistrusted(self.name, told)
 
     def _rejected(self, response: httpx.Response, place: str) -> BoardError:
         octets = self._whole(response, place, time.monotonic() + ANSWER)
@@ -274,7 +302,7 @@ class BoardClient:
             raise BoardError(self.name, f"{place}: answered what is none of its answers: {printable(said)}") from error
 
 
-def reason(error: httpx.HTTPError, address: Address) -> str:
+def _reason(error: httpx.HTTPError, address: Address) -> str:
     """Why there was no answer, in words."""
     if isinstance(error, httpx.ConnectTimeout):
         return f"no connection to {address} within {CONNECT:g} s"
@@ -287,9 +315,15 @@ def reason(error: httpx.HTTPError, address: Address) -> str:
     return f"the connection to {address} broke: {_innermost(error)}"
 
 
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
 def _innermost(error: BaseException) -> str:
-    cause: BaseException = error
-    while (deeper := cause.__cause__ or cause.__context__) is not None:
-        cause = deeper
+    *_, cause = _causes(error)
     said = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
     return printable(said or type(cause).__name__)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from edgesim.fleet.client import BoardClient, BoardError, End, Rejected, Unreachable
+from edgesim.fleet.client import BoardClient, BoardError, End, Mistrusted, Rejected, Unreachable
 from edgesim.fleet.plausible import Implausible
 from node_agent.events import Event
 from node_agent.wire import WireError, decode
@@ -124,6 +124,9 @@ class Ear:
                 trouble = "its stream of events ended before the job did"
             except Unreachable as error:
                 trouble = error.message
+            except Mistrusted as error:
+                yield Lost(f"is not to be spoken to any more: {error.message}")
+                return
             except Rejected as error:
                 yield Lost(f"does not tell of its job any more: {error.message}")
                 return

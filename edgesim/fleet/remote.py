@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from edgesim.fleet.access import Access
 from edgesim.fleet.base import (
     DIED,
     LOST_NEIGHBOUR,
@@ -34,6 +35,7 @@ from edgesim.fleet.claiming import claim
 from edgesim.fleet.client import BoardClient, BoardError, End, Rejected, Unreachable, printable
 from edgesim.fleet.everywhere import everywhere
 from edgesim.fleet.handshake import Met, differences, meet_all, unusable
+from edgesim.fleet.inventory import Place
 from edgesim.fleet.listener import Ear, Heartbeat, Inbox, Lost, Told
 from edgesim.fleet.logs import fetch_log
 from edgesim.fleet.plausible import Listener
@@ -58,9 +60,19 @@ Tell = Callable[[str], None]
 class RemoteFleet:
     """A board per node. May be used for several runs, one after the other."""
 
-    def __init__(self, clients: Sequence[BoardClient], lease: float, allow_versions: bool, tell: Tell) -> None:
-        """`clients` in ring order; `lease` in s; `tell` is for what people should know while boards are waited for."""
-        self._clients = clients
+    def __init__(self, access: Access, places: Sequence[Place], lease: float, allow_versions: bool, tell: Tell) -> None:
+        """
+        Args:
+            places: the board of each node, in ring order.
+            lease: s of our silence after which a board ends its part of the run.
+            allow_versions: whether boards of different versions are taken, with a warning.
+            tell: is called with what people should know while boards are waited for.
+
+        Raises:
+            FleetError: they may not be spoken to.
+        """
+        self._access = access
+        self._clients = access.clients(places)
         self._lease = lease
         self._allow_versions = allow_versions
         self._tell = tell
@@ -91,6 +103,7 @@ class RemoteFleet:
             self._warned = True
             self._tell(f"warning: {found}")
         self._refuse(unusable(self._met, [0] * len(self._met)))
+        self._access.renew(self._clients, self._tell)
 
     def prepare(self, run: str, nodes: Sequence[str], strips: Strips, folder: Path) -> Ground:
         self.meet()

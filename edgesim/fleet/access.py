@@ -1,0 +1,74 @@
+"""With which right boards are spoken to: the credentials in a fleet's folder, or none at all on loopback."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from edgesim.fleet.authority import Authority, AuthorityError, EnrolledBoard, default_folder
+from edgesim.fleet.base import FleetError
+from edgesim.fleet.client import BoardClient, BoardError
+from edgesim.fleet.enrolment import renew_if_due
+from edgesim.fleet.inventory import Place
+from node_agent.security.errors import IdentityError
+
+
+class Access:
+    """Opens connections to boards: with the credentials of one fleet, or in plain HTTP."""
+
+    def __init__(self, authority: Authority | None, context: ssl.SSLContext | None) -> None:
+        self._authority = authority
+        self._context = context
+
+    @classmethod
+    def of(cls, folder: Path | None, insecure: bool) -> Access:
+        """Raises FleetError where the folder (None: the usual one) has no credentials that can be used."""
+        if insecure:
+            return cls(None, None)
+        folder = folder or default_folder()
+        if not (folder / "ca.pem").exists():
+            raise FleetError(
+                f"{folder}: no fleet there, and boards speak to nobody else; edgesim fleet init makes one, edgesim "
+                "fleet enroll HOST adds a board, --fleet DIR names another folder"
+            )
+        try:
+            authority = Authority.open(folder)
+            return cls(authority, authority.controller().context())
+        except (AuthorityError, IdentityError) as error:
+            raise FleetError(str(error)) from error
+
+    def clients(self, places: Sequence[Place]) -> list[BoardClient]:
+        """Raises FleetError for plain HTTP beyond this machine."""
+        for place in places:
+            if self._context is None and not place.address.loopback:
+                raise FleetError(f"{place.name}: --insecure: found {place.address}, allowed addresses of loopback")
+        enrolled = self._enrolled()
+        clients = []
+        for place in places:
+            known = enrolled.get(str(place.address))
+            clients.append(BoardClient(place.name, place.address, self._context, known.ends if known else None))
+        return clients
+
+    def renew(self, clients: Sequence[BoardClient], tell: Callable[[str], None]) -> None:
+        """Give those boards new certificates whose own are due. A certificate that is due is still valid: what goes
+        wrong is told, and no more."""
+        enrolled = self._enrolled()
+        for client in clients:
+            board = enrolled.get(str(client.address))
+            if board is None or not board.due:
+                continue
+            assert self._authority is not None
+            try:
+                renew_if_due(self._authority, board, client.certificate_request, client.put_certificate)
+            except (AuthorityError, BoardError) as error:
+                tell(f"warning: {client.name}: its certificate could not be renewed: {error}")
+
+    def _enrolled(self) -> dict[str, EnrolledBoard]:
+        """By address."""
+        if self._authority is None:
+            return {}
+        with suppress(AuthorityError):  # whoever needs the file has been told
+            return {board.address: board for board in self._authority.boards().values()}
+        return {}
