@@ -11,7 +11,7 @@ from edgesim.fleet.authority import Authority, AuthorityError, EnrolledBoard, de
 from edgesim.fleet.base import FleetError
 from edgesim.fleet.client import BoardClient, BoardError
 from edgesim.fleet.enrolment import renew_if_due
-from edgesim.fleet.inventory import Place
+from edgesim.fleet.inventory import Place, read_inventory
 from node_agent.security.errors import IdentityError
 
 
@@ -72,3 +72,14 @@ class Access:
         with suppress(AuthorityError):  # whoever needs the file has been told
             return {board.address: board for board in self._authority.boards().values()}
         return {}
+
+
+def enrolled_boards(folder: Path | None) -> list[Place]:
+    """The boards of a fleet. Raises FleetError where there is none, TopologyError where its file is damaged."""
+    path = (folder or default_folder()) / "boards.yaml"
+    if not path.exists():
+        raise FleetError(
+            f"{path}: no board is enrolled yet; on a board: node-agent token; then: edgesim fleet enroll HOST "
+            "--token TOKEN; or name others with --inventory FILE"
+        )
+    return read_inventory(path)

@@ -86,8 +86,17 @@ class Line:
 
 def printable(text: str, longest: int = LONGEST_SAID) -> str:
     """On one line, without what would steer a terminal."""
-    line = "".join(character if character.isprintable() else " " for character in text.strip())
+    line = _plain(text.strip())
     return line if len(line) <= longest else f"{line[:longest]}…"
+
+
+def printable_lines(text: str) -> str:
+    """The same of each line."""
+    return "\n".join(_plain(line.expandtabs(4)) for line in text.splitlines())
+
+
+def _plain(line: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in line)
 
 
 class BoardClient:

@@ -110,3 +110,12 @@ def places_of(topology: Topology, inventory: Path | None) -> list[Place] | None:
         refusal = Refusal(f"no board for {listed(missing)}", "the names of all nodes, or of none")
         raise TopologyError([Problem(str(inventory), "boards", refusal)])
     return [named[name] for name in topology.ring]
+
+
+def named(places: Sequence[Place], name: str) -> Place:
+    """Raises Refusal where there is no such board."""
+    for place in places:
+        if place.name == name:
+            return place
+    names = [place.name for place in places]
+    raise Refusal(f"{shown(name)}, which is no board", listed(names), closest(name, names))

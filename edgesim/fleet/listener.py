@@ -25,6 +25,8 @@ class Lost:
     """A board that will tell no more, and why."""
 
     reason: str
+    unreachable: bool = False
+    """whether nothing was heard of it"""
 
 
 Told = Event | End | Lost
@@ -133,7 +135,7 @@ class Ear:
             self._connected = False
             silent = time.monotonic() - self._heard_at
             if silent > self._lease:
-                yield Lost(f"is unreachable since {silent:.0f} s ({trouble})")
+                yield Lost(f"is unreachable since {silent:.0f} s ({trouble})", unreachable=True)
                 return
             self._stopped.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)

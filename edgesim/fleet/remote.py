@@ -27,12 +27,13 @@ from edgesim.fleet.base import (
     Strips,
     blame_of,
     cause_of,
+    ended,
     how_ended,
     tail,
     when,
 )
 from edgesim.fleet.claiming import claim
-from edgesim.fleet.client import BoardClient, BoardError, End, Rejected, Unreachable, printable
+from edgesim.fleet.client import BoardClient, BoardError, End, Rejected, Unreachable, printable, printable_lines
 from edgesim.fleet.everywhere import everywhere
 from edgesim.fleet.handshake import Met, differences, meet_all, unusable
 from edgesim.fleet.inventory import Place
@@ -90,7 +91,7 @@ class RemoteFleet:
         return ()
 
     def described(self) -> dict[str, Any]:
-        boards = {met.name: met.described() for met in self._met}
+        boards = {node.name: met.described() for node, met in zip(self._nodes, self._met, strict=False)}
         return {"kind": "boards", "lease_s": self._lease, "boards": boards}
 
     def meet(self) -> None:
@@ -291,18 +292,21 @@ class _RemoteNode:
     def _reason(self, also_lost: Sequence[str]) -> str:
         if self.lost is not None:
             others = f"; nor is anything heard of {', '.join(also_lost)}" if also_lost else ""
-            return f"on {self.client.address} {self.lost.reason}{others}"
+            board = "" if self.client.name == self.name else f"{self.client.name}, "
+            return f"on {board}{self.client.address} {self.lost.reason}{others}"
         if self.fault is not None:
             return f"failed: {printable(self.fault.error)}"
         assert self.end is not None
-        said = f": {printable(self.end.error)}" if self.end.error else ""
-        if self.end.exit is None:
-            return f"was ended {when(self._last_step)}{said}"
-        return f"{how_ended(self.end.exit)} {when(self._last_step)}{said}"
+        said = printable(self.end.error or "")
+        if self.end.exit is not None and (not said or said.startswith(how_ended(self.end.exit))):
+            return said or ended(self.end.exit, self._last_step)
+        return f"failed {when(self._last_step)}: {said or 'its board does not say why'}"
 
     def fetch_log(self) -> None:
         """Have in the log's file what the board has by now."""
         assert self._log is not None
+        if self.lost is not None and self.lost.unreachable:
+            return
         try:
             fetch_log(self.client, self.status.id, self._log)
             self._last_words = tail(self._log)
@@ -341,7 +345,3 @@ class _RemoteNode:
 def run_name(name: str) -> str:
     """As boards take it."""
     return re.sub(r"[^A-Za-z0-9_.:+-]", "-", name).lstrip("_.:+-")[:128] or "run"
-
-
-def printable_lines(text: str) -> str:
-    return "\n".join(printable(line) for line in text.splitlines())

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgesim.terminal import BAD_INPUT, FAILED, Json, console, fail
+
+if TYPE_CHECKING:
+    from edgesim.fleet.client import BoardClient
 
 fleet = typer.Typer(name="fleet", no_args_is_help=True, help="Boards: enrol them, look after them.")
 
@@ -19,6 +23,12 @@ Folder = Annotated[
         "--fleet", metavar="DIR", help="the fleet's folder  [default: $EDGESIM_FLEET, else ~/.config/edgesim/fleet]"
     ),
 ]
+
+Inventory = Annotated[
+    Path | None,
+    typer.Option("--inventory", metavar="FILE", help="boards (YAML)  [default: the enrolled ones]", show_default=False),
+]
+Insecure = Annotated[bool, typer.Option("--insecure", help="in plain HTTP, on loopback only")]
 
 
 @fleet.command()
@@ -148,3 +158,125 @@ def listed(folder: Folder = None, as_json: Json = False) -> None:
         console().print(listing.render(boards))
     else:
         typer.echo("no board is enrolled yet; on a board: node-agent token; then: edgesim fleet enroll HOST --token T")
+
+
+@fleet.command()
+def status(
+    inventory: Inventory = None, folder: Folder = None, insecure: Insecure = False, as_json: Json = False
+) -> None:
+    """Ask all boards how they are: state, run and owner, versions, load, certificate, clock. Exits 1 if one does not
+    answer."""
+    from edgesim.fleet import survey
+
+    entries = survey.survey(_clients(inventory, folder, insecure))
+    if as_json:
+        typer.echo(json.dumps([entry.as_json() for entry in entries], indent=2))
+    else:
+        console().print(survey.render(entries))
+    if any(entry.met is None for entry in entries):
+        raise typer.Exit(FAILED)
+
+
+Board = Annotated[str, typer.Argument(metavar="NAME", help="of the board")]
+
+
+@fleet.command()
+def logs(
+    name: Board,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the job has ended")] = False,
+    inventory: Inventory = None,
+    folder: Folder = None,
+    insecure: Insecure = False,
+) -> None:
+    """Print what a board's job, the present one or the last, has printed there."""
+    from edgesim.fleet.base import FleetError
+    from edgesim.fleet.client import BoardError
+    from edgesim.fleet.logs import lines_of
+
+    (client,) = _clients(inventory, folder, insecure, [name])
+    try:
+        for line in lines_of(client, follow):
+            typer.echo(line)
+    except (BoardError, FleetError) as error:
+        fail(str(error), FAILED)
+
+
+@fleet.command()
+def cancel(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="boards")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="on all boards")] = False,
+    inventory: Inventory = None,
+    folder: Folder = None,
+    insecure: Insecure = False,
+) -> None:
+    """End what runs on boards. Only who has claimed a board may."""
+    from edgesim.fleet.cancelling import cancel_all
+
+    if bool(names) == everything:
+        fail(
+            "cancel: found " + ("both names and --all" if names else "no board") + ", allowed names or --all", BAD_INPUT
+        )
+    failed = False
+    for line, done in cancel_all(_clients(inventory, folder, insecure, names)):
+        typer.echo(line if done else f"edgesim: {line}", err=not done)
+        failed = failed or not done
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+@fleet.command()
+def bench(
+    name: Board,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.yaml", help="write the profile there, instead of printing it")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="fewer repetitions")] = False,
+    inventory: Inventory = None,
+    folder: Folder = None,
+    insecure: Insecure = False,
+) -> None:
+    """Let a board measure what it reaches: a device profile for topology files."""
+    from edgesim import devices
+    from edgesim.fleet.base import FleetError
+    from edgesim.fleet.benchmark import benchmark
+    from edgesim.fleet.client import BoardError, printable, printable_lines
+    from edgesim.results import RunFolderError, write_atomically
+
+    if out is not None and out.suffix not in (".yaml", ".yml"):
+        fail(f"--out: found {out}, allowed a file whose name ends in .yaml", BAD_INPUT)
+    (client,) = _clients(inventory, folder, insecure, [name])
+    try:
+        profile = benchmark(client, quick, lambda line: typer.echo(line, err=True))
+    except (BoardError, FleetError) as error:
+        fail(str(error), FAILED)
+    if out is None:
+        typer.echo(printable_lines(profile.decode(errors="replace")))
+        return
+    try:
+        write_atomically(out, profile)
+        device = devices.load(str(out))
+    except (RunFolderError, devices.DeviceError) as error:
+        fail(str(error), FAILED)
+    typer.echo(f"{out}: {printable(device.board)}, measured by {name}; device: {out} in a topology file uses it")
+
+
+def _clients(
+    inventory: Path | None, folder: Path | None, insecure: bool, names: Sequence[str] | None = None
+) -> list[BoardClient]:
+    """Of the boards named, or of all."""
+    from edgesim.fleet.access import Access, enrolled_boards
+    from edgesim.fleet.base import FleetError
+    from edgesim.fleet.inventory import named, read_inventory
+    from edgesim.topology.problems import Refusal, TopologyError
+
+    try:
+        access = Access.of(folder, insecure)
+        places = enrolled_boards(folder) if inventory is None else read_inventory(inventory)
+        return access.clients(places if not names else [named(places, name) for name in names])
+    except TopologyError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(BAD_INPUT) from None
+    except Refusal as error:
+        fail(f"board: {error}", BAD_INPUT)
+    except FleetError as error:
+        fail(str(error), FAILED)

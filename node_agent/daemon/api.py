@@ -100,6 +100,7 @@ class Health(Body):
     time_s: float = Field(description="this board's real-time clock, s since 1970")
     monotonic_s: float = Field(description="this board's monotonic clock")
     job: JobStatus | None = None
+    load: float | None = Field(default=None, description="processes that run or wait for a core, mean of a minute")
     certificate_ends_s: float | None = Field(default=None, description="s since 1970; None: without TLS")
 
 

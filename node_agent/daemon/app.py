@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Annotated, Any, Protocol
@@ -110,6 +111,7 @@ def make(settings: AgentSettings, slot: Slot, certificates: Certificates, began:
             time_s=time.time(),
             monotonic_s=time.monotonic(),
             job=slot.current.status() if slot.current is not None else None,
+            load=os.getloadavg()[0],
             certificate_ends_s=certificates.ends_s,
         )
 
