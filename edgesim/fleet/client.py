@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,8 +24,8 @@ CONNECT = 5.0
 """s for a connection, its TLS handshake included"""
 ANSWER = 10.0
 """s in which an answer has come as a whole"""
-SILENCE = 5.0
-"""s after which a stream of events that keeps itself alive every second is given up"""
+SILENCE, QUIET = 5.0, 2.5
+"""s after which a stream of events that keeps itself alive every second is given up, at most and at least"""
 
 LARGEST_BODY = 2**20
 LARGEST_EVENT = 64 * 2**20
@@ -86,7 +87,7 @@ class Line:
 
 def printable(text: str, longest: int = LONGEST_SAID) -> str:
     """On one line, without what would steer a terminal."""
-    line = _plain(text.strip())
+    line = _plain(text).strip()
     return line if len(line) <= longest else f"{line[:longest]}…"
 
 
@@ -113,8 +114,9 @@ class BoardClient:
         self.name = name
         self.address = address
         self._ends = ends
-        self.heard_at = time.monotonic()
-        """when the board last said something, by this host's monotonic clock"""
+        self.answer_within = ANSWER
+        self.connect_within = CONNECT
+        self.silence = SILENCE
         scheme = "http" if context is None else "https"
         self._http = httpx.Client(
             base_url=f"{scheme}://{address}/v{VERSION}",
@@ -124,6 +126,11 @@ class BoardClient:
             follow_redirects=False,
             trust_env=False,
         )
+
+    def hurry(self, lease: float) -> None:
+        """Give up connections early enough that others can be made within `lease` s."""
+        self.connect_within = min(CONNECT, lease / 3)
+        self.silence = min(SILENCE, max(QUIET, lease / 3))
 
     def close(self) -> None:
         self._http.close()
@@ -147,9 +154,9 @@ class BoardClient:
     def start(self, job: str, task: Task) -> JobStatus:
         return self._ask("POST", f"/jobs/{job}/start", JobStatus, task)
 
-    def renew(self, job: str, within: float = ANSWER) -> JobStatus:
+    def renew(self, job: str, within: float) -> JobStatus:
         """`within`: s after which the answer comes too late."""
-        return self._ask("POST", f"/jobs/{job}/lease", JobStatus, within=min(ANSWER, within))
+        return self._ask("POST", f"/jobs/{job}/lease", JobStatus, within=within)
 
     def cancel(self, job: str) -> JobStatus:
         return self._ask("POST", f"/jobs/{job}/cancel", JobStatus)
@@ -180,11 +187,12 @@ class BoardClient:
                 file.seek(offset)
                 while chunk := file.read(CHUNK):
                     yield chunk
-                    self.heard_at = time.monotonic()  # it takes what it is given
 
         headers = {"content-length": str(size), "content-type": "application/octet-stream"}
         place = f"/jobs/{job}/files/{name}"
-        octets = self._octets("PUT", place, params={"offset": offset}, content=chunks(), headers=headers, within=None)
+        octets = self._octets(
+            "PUT", place, params={"offset": offset}, content=chunks(), headers=headers, within=math.inf
+        )
         return self._validated(f"PUT {place}", lambda: Received.model_validate_json(octets))
 
     def events(self, job: str, after: int) -> Iterator[Line | None]:
@@ -193,7 +201,7 @@ class BoardClient:
         Ends where the stream does, which has told all if its last line was an end.
         """
         place = f"/jobs/{job}/events"
-        timeout = httpx.Timeout(SILENCE, connect=CONNECT)
+        timeout = httpx.Timeout(self.silence, connect=self.connect_within)
         with self._answer("GET", place, params={"after": after}, timeout=timeout) as response:
             for line in self._lines(response, place):
                 yield self._line(line, place) if line.strip() else None
@@ -202,7 +210,7 @@ class BoardClient:
         """Whole lines; one that the end of the stream cuts short is left out."""
         parts: list[bytes] = []
         held = 0
-        for chunk in self._chunks(response):
+        for chunk in response.iter_raw():
             *whole, rest = chunk.split(b"\n")
             for end in whole:
                 yield b"".join((*parts, end))
@@ -227,7 +235,7 @@ class BoardClient:
         return self._validated(f"GET {place}", read)
 
     def _ask(
-        self, method: str, place: str, expected: type[Body], body: BaseModel | None = None, within: float = ANSWER
+        self, method: str, place: str, expected: type[Body], body: BaseModel | None = None, within: float = 0.0
     ) -> Body:
         headers = {"content-type": "application/json"}
         content = None if body is None else body.model_dump_json().encode()
@@ -244,11 +252,12 @@ class BoardClient:
         params: Mapping[str, int] | None = None,
         content: bytes | Iterator[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
-        within: float | None = ANSWER,
+        within: float = 0.0,
     ) -> bytes:
-        """The body of an answer that must be whole `within` s; None: only silence is limited."""
-        until = None if within is None else time.monotonic() + within
-        timeout = httpx.Timeout(ANSWER if within is None else within, connect=min(CONNECT, within or CONNECT))
+        """The body of an answer that must be whole `within` s; 0: the usual time; infinite: only silence is limited."""
+        within = within or self.answer_within
+        until = time.monotonic() + within
+        timeout = httpx.Timeout(min(within, self.answer_within), connect=min(self.connect_within, within))
         request = {"params": params, "content": content, "headers": headers, "timeout": timeout}
         with self._answer(method, place, **request) as response:
             return self._whole(response, f"{method} {place}", until)
@@ -258,7 +267,6 @@ class BoardClient:
         """An answer whose body is not read yet; one that refuses is raised."""
         try:
             with self._http.stream(method, place.removeprefix("/"), **request) as response:
-                self.heard_at = time.monotonic()
                 if not response.is_success:
                     raise self._rejected(response, f"{method} {place}")
                 yield response
@@ -270,11 +278,24 @@ class BoardClient:
         told = tls_reason(error, self.address, self._ends)
         cut = any(isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) for cause in _causes(error))
         if told is None or cut:
-            return Unreachable(self.name, told or _reason(error, self.address))
+            return Unreachable(self.name, told or self._reason(error))
         return Mistrusted(self.name, told)
 
+    def _reason(self, error: httpx.HTTPError) -> str:
+        """Why there was no answer, in words."""
+        address = self.address
+        if isinstance(error, httpx.ConnectTimeout):
+            return f"no connection to {address} within {self.connect_within:.2g} s"
+        if isinstance(error, httpx.TimeoutException):
+            return f"no answer from {address}"
+        if isinstance(error, httpx.ConnectError):
+            return f"no connection to {address}: {_innermost(error)}"
+        if isinstance(error, httpx.RemoteProtocolError):
+            return f"{address} does not speak HTTP as it should: {printable(str(error))}"
+        return f"the connection to {address} broke: {_innermost(error)}"
+
     def _rejected(self, response: httpx.Response, place: str) -> BoardError:
-        octets = self._whole(response, place, time.monotonic() + ANSWER)
+        octets = self._whole(response, place, time.monotonic() + self.answer_within)
         try:
             refused = Refused.model_validate_json(octets)
         except ValidationError:
@@ -283,22 +304,17 @@ class BoardClient:
             )
         return Rejected(self.name, printable(refused.error), response.status_code, refused.status)
 
-    def _whole(self, response: httpx.Response, place: str, until: float | None) -> bytes:
+    def _whole(self, response: httpx.Response, place: str, until: float) -> bytes:
         parts: list[bytes] = []
         size = 0
-        for chunk in self._chunks(response):
+        for chunk in response.iter_raw():
             parts.append(chunk)
             size += len(chunk)
             if size > LARGEST_BODY:
                 raise BoardError(self.name, f"{place}: found an answer of more than {LARGEST_BODY >> 20} MiB")
-            if until is not None and time.monotonic() > until:
+            if time.monotonic() > until:
                 raise Unreachable(self.name, "its answer took too long")
         return b"".join(parts)
-
-    def _chunks(self, response: httpx.Response) -> Iterator[bytes]:
-        for chunk in response.iter_raw():
-            self.heard_at = time.monotonic()
-            yield chunk
 
     def _validated(self, place: str, read: Callable[[], T]) -> T:
         try:
@@ -309,19 +325,6 @@ class BoardClient:
                 first = error.errors()[0]
                 said = ": ".join((*map(str, first["loc"]), first["msg"]))
             raise BoardError(self.name, f"{place}: answered what is none of its answers: {printable(said)}") from error
-
-
-def _reason(error: httpx.HTTPError, address: Address) -> str:
-    """Why there was no answer, in words."""
-    if isinstance(error, httpx.ConnectTimeout):
-        return f"no connection to {address} within {CONNECT:g} s"
-    if isinstance(error, httpx.TimeoutException):
-        return f"no answer from {address}"
-    if isinstance(error, httpx.ConnectError):
-        return f"no connection to {address}: {_innermost(error)}"
-    if isinstance(error, httpx.RemoteProtocolError):
-        return f"{address} does not speak HTTP as it should: {printable(str(error))}"
-    return f"the connection to {address} broke: {_innermost(error)}"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -8,16 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from edgesim.fleet.client import BoardClient, BoardError, End, Mistrusted, Rejected, Unreachable
+from edgesim.fleet.client import QUIET, BoardClient, BoardError, End, Mistrusted, Rejected, Unreachable
 from edgesim.fleet.plausible import Implausible
 from node_agent.events import Event
 from node_agent.wire import WireError, decode
 
 AGAIN, LONGEST_PAUSE = 0.2, 2.0
 """s before a broken connection is tried again, at first and at most"""
-
-QUIET = 2.5
-"""s without a word on a stream that is alive every second: it may be lost"""
 
 
 @dataclass(frozen=True)

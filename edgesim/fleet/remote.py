@@ -74,6 +74,8 @@ class RemoteFleet:
         """
         self._access = access
         self._clients = access.clients(places)
+        for client in self._clients:
+            client.hurry(lease)
         self._lease = lease
         self._allow_versions = allow_versions
         self._tell = tell
