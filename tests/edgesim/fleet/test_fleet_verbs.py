@@ -31,7 +31,10 @@ def these(boards: list[Board], tmp_path: Path) -> tuple[str, str, str]:
 
 def running(board: Board, lease_left: float | None = 5.0) -> None:
     board.job = {
-        "id": "a" * 32, "run": "leo-ring-4-20260101-120000", "owner": "alice@workstation", "lease_s": 20.0,
+        "id": "a" * 32,
+        "run": "leo-ring-4-20260101-120000",
+        "owner": "alice@workstation",
+        "lease_s": 20.0,
         "state": "running" if lease_left else "failed",
         "lease_left_s": lease_left,
     }
