@@ -110,7 +110,7 @@ def run(
     seed: Annotated[int | None, typer.Option(help="seed of everything random")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="the run folder itself  [default: results/runs/NAME-TIME]", show_default=False),
+        typer.Option(help="the run folder itself (default: results/runs/NAME-TIME)", show_default=False),
     ] = None,
     links: Annotated[str | None, typer.Option(metavar="userspace|netns", help="how links are imposed")] = None,
     clock: Annotated[str | None, typer.Option(metavar="wall|virtual", help="whether nodes wait for links")] = None,

@@ -14,7 +14,6 @@ from rich.text import Text
 from edgesim.fleet.client import BoardClient, BoardError, printable
 from edgesim.fleet.everywhere import everywhere
 from edgesim.fleet.handshake import WITHIN, Met, meet
-from edgesim.topology.quantities import format_time
 
 CLOSE = 0.1
 """s by which clocks may differ without being pointed at"""
@@ -78,16 +77,21 @@ def survey(clients: Sequence[BoardClient]) -> list[Entry]:
 
 def render(entries: Sequence[Entry]) -> RenderableType:
     table = Table(box=None, pad_edge=False)
-    for column in ("board", "state", "run", "owner", "edgesim", "torch", "load", "certificate", "clock"):
-        right = column in ("load", "certificate", "clock")
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    for column in ("board", "state", "run of owner", "versions", "load", "cert.", "clock"):
+        right = column in ("load", "cert.", "clock")
+        table.add_column(column, justify="right" if right else "left", overflow="fold", no_wrap=right)
     for entry in entries:
         if entry.met is not None:
             table.add_row(entry.name, *_cells(entry.met))
     parts: list[RenderableType] = [table] if any(entry.met for entry in entries) else []
     for entry in entries:
+        job = entry.met.health.job if entry.met else None
         if entry.met is None:
             parts.append(Text(f"{entry.name}: {entry.problem}", "red"))
+        elif job is not None and job.error:
+            parts.append(Text(f"{entry.name}: its last job: {printable(job.error)}"))
+    if any(entry.met for entry in entries):
+        parts.append(Text("versions: edgesim, torch; load: for each core; clock: the board's minus this one's", "dim"))
     return Group(*parts)
 
 
@@ -95,22 +99,23 @@ def _cells(met: Met) -> list[Text]:
     health, versions = met.health, met.board.versions
     job = health.job
     state = Text(health.state, {"idle": "green", "failed": "red"}.get(health.state, "yellow"))
-    ahead = Text(f"{met.offset_s:+.3f} s" if abs(met.offset_s) < 100 else f"{_rough(met.offset_s)}")
+    ahead = Text(_rough(met.offset_s))
     if abs(met.offset_s) > max(CLOSE, met.round_trip_s):
         ahead.stylize("yellow")
     return [
         state,
-        Text(printable(job.run, 40) if job else ""),
-        Text(printable(job.owner, 40) if job else ""),
-        *(Text(printable(versions.get(name) or "-", 16)) for name in ("edgesim", "torch")),
-        Text("" if health.load is None else f"{health.load:.1f}/{met.board.cores}"),
+        Text(f"{printable(job.run, 40)} of {printable(job.owner, 40)}" if job else ""),
+        Text(", ".join(printable(versions.get(name) or "-", 16) for name in ("edgesim", "torch"))),
+        Text("" if health.load is None else f"{health.load / max(1, met.board.cores):.1f}"),
         _certificate(_left(met)),
         ahead,
     ]
 
 
 def _rough(seconds: float) -> str:
-    return ("-" if seconds < 0 else "+") + format_time(abs(seconds))
+    if abs(seconds) < 100:
+        return f"{seconds:+.3f} s"
+    return f"{seconds / 3600:+.1f} h" if abs(seconds) < 2 * 86400 else f"{seconds / 86400:+.0f} d"
 
 
 def _left(met: Met) -> float | None:

@@ -20,13 +20,13 @@ fleet = typer.Typer(name="fleet", no_args_is_help=True, help="Boards: enrol them
 Folder = Annotated[
     Path | None,
     typer.Option(
-        "--fleet", metavar="DIR", help="the fleet's folder  [default: $EDGESIM_FLEET, else ~/.config/edgesim/fleet]"
+        "--fleet", metavar="DIR", help="the fleet's folder (default: $EDGESIM_FLEET, else ~/.config/edgesim/fleet)"
     ),
 ]
 
 Inventory = Annotated[
     Path | None,
-    typer.Option("--inventory", metavar="FILE", help="boards (YAML)  [default: the enrolled ones]", show_default=False),
+    typer.Option("--inventory", metavar="FILE", help="boards (YAML; default: the enrolled ones)", show_default=False),
 ]
 Insecure = Annotated[bool, typer.Option("--insecure", help="in plain HTTP, on loopback only")]
 
@@ -164,8 +164,7 @@ def listed(folder: Folder = None, as_json: Json = False) -> None:
 def status(
     inventory: Inventory = None, folder: Folder = None, insecure: Insecure = False, as_json: Json = False
 ) -> None:
-    """Ask all boards how they are: state, run and owner, versions, load, certificate, clock. Exits 1 if one does not
-    answer."""
+    """Ask all boards how they are: state, run, versions, load, certificate, clock. Exits 1 if one is silent."""
     from edgesim.fleet import survey
 
     entries = survey.survey(_clients(inventory, folder, insecure))
