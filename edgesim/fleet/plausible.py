@@ -51,6 +51,9 @@ class Listener:
             raise Implausible(f"{kind}: found {told}, allowed {job.node} (rank {job.rank})")
         if self._finished and isinstance(event, Probed | Started | Step | Observation | Finished):
             raise Implausible(f"{kind}: found after the node had finished")
+        if not isinstance(event, Fault | Observation):  # the one is of many lines, the other's names are known
+            for name, value in vars(event).items():
+                _texts(f"{kind}.{name}", value)
         if isinstance(event, Step):
             self._step(event)
         elif isinstance(event, Observation):
@@ -69,7 +72,7 @@ class Listener:
         elif isinstance(event, Paused):
             _time("paused.seconds", event.seconds)
         elif isinstance(event, Telemetry):
-            _counts("telemetry", {"rss_bytes": event.rss_bytes, "threads": event.threads})
+            _sample(event)
         elif isinstance(event, Finished):
             self._finish(event)
         elif isinstance(event, Fault):
@@ -132,6 +135,28 @@ class Listener:
             _equal("finished.steps", (event.steps, self.step), (self.job.steps, self.job.steps))
             if len(event.params_sha256) != 64 or not set(event.params_sha256) <= set("0123456789abcdef"):
                 raise Implausible("finished.params_sha256: found no SHA-256, allowed 64 hexadecimal digits")
+
+
+def _sample(event: Telemetry) -> None:
+    """Every field may be missing."""
+    for name, value in asdict(event).items():
+        if isinstance(value, int) and not isinstance(value, bool):
+            _count(f"telemetry.{name}", value)
+        elif isinstance(value, float):
+            _time(f"telemetry.{name}", value, least=-math.inf)
+
+
+def _texts(place: str, value: Any) -> None:
+    """All text inside goes on one line."""
+    if isinstance(value, str) and not value.isprintable():
+        raise Implausible(f"{place}: found {printable(value, 80)!r}, allowed text of one line")
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _texts(place, name)
+            _texts(f"{place}.{name}", inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _texts(place, inner)
 
 
 def _equal(place: str, found: Any, allowed: Any) -> None:
