@@ -224,7 +224,8 @@ class Experiment:
             if failure is None and not summary["nodes_agree"]:
                 failure = RunError("the nodes ended with different parameters")
             if failure is not None:
-                summary |= {"status": failure.status, "error": str(failure)}
+                line = " ".join(part.strip() for part in str(failure).splitlines())
+                summary |= {"status": failure.status, "error": line}
             folder.write_summary(summary)
         except RunFolderError as error:
             failure = failure or RunError(str(error))

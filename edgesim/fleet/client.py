@@ -291,7 +291,8 @@ class BoardClient:
         if isinstance(error, httpx.ConnectError):
             return f"no connection to {address}: {_innermost(error)}"
         if isinstance(error, httpx.RemoteProtocolError):
-            return f"{address} does not speak HTTP as it should: {printable(str(error))}"
+            hint = "; is it served with --insecure?" if self._http.base_url.scheme == "http" else ""
+            return f"{address} does not speak HTTP as it should: {printable(str(error)).rstrip('.')}{hint}"
         return f"the connection to {address} broke: {_innermost(error)}"
 
     def _rejected(self, response: httpx.Response, place: str) -> BoardError:

@@ -213,11 +213,6 @@ class RemoteFleet:
             node.stop()
         self._nodes = []
 
-    def close(self) -> None:
-        """Close all connections, after the last run."""
-        for client in self._clients:
-            client.close()
-
 
 class _RemoteNode:
     """A board's job, seen from the controller."""

@@ -28,7 +28,7 @@ def upload(client: BoardClient, job: str, file: File, path: Path, patience: floa
         except Rejected as error:
             if error.code == 422:
                 checks += 1
-            if error.code not in (409, 422) or checks == MOST_CHECKS:
+            if error.code not in (408, 409, 422) or checks == MOST_CHECKS:
                 raise
             trouble = error
         except Unreachable as error:
