@@ -92,8 +92,8 @@ def drip(connection: socket.socket, line: str) -> None:
         (drip, "its answer took too long"),
         (
             b"",
-            "ADDRESS does not speak HTTP as it should: Server disconnected without sending a response; is it served with "
-            "--insecure?",
+            "ADDRESS does not speak HTTP as it should: Server disconnected without sending a response; is it served "
+            "with --insecure?",
         ),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "ADDRESS does not speak HTTP as it should: "),
         (answer(b"{}").replace(b"2\r\n", b"99\r\n", 1), "ADDRESS does not speak HTTP as it should: "),

@@ -200,7 +200,7 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
         "nodes: [a]\nemulation:\n",
         [
             "bad.yaml:2: emulation: found nothing, "
-            "allowed a mapping of links, clock, compute, timeout, tolerance, allow_deviation"
+            "allowed a mapping of links, clock, compute, timeout, tolerance, allow_deviation, allow_versions"
         ],
     ),
     "bad units": (
