@@ -26,7 +26,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[psuti
     """Two boards, and the inventory that names them."""
     folder = tmp_path_factory.mktemp("shelf")
     with ExitStack() as stack:
-        started = [stack.enter_context(in_process(folder / f"b{i}", "--insecure")) for i in range(2)]
+        started = [stack.enter_context(in_process(folder / f"b{i}", "--insecure", real=True)) for i in range(2)]
         places = [url_in(line).removeprefix("http://") for _, line in started]
         lines = [f"  - {{name: b{i}, address: '{place}'}}\n" for i, place in enumerate(places)]
         inventory = folder / "boards.yaml"
