@@ -29,8 +29,11 @@ Say = Callable[[socket.socket, str], None]
 class Raw:
     """Answers every connection as `say` does, which may write anything at all."""
 
-    def __init__(self, say: Say) -> None:
+    def __init__(
+        self, say: Say, secure: Callable[[socket.socket], socket.socket] = lambda connection: connection
+    ) -> None:
         self._say = say
+        self._secure = secure
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = Address("127.0.0.1", self._listener.getsockname()[1])
         self.requests: list[str] = []
@@ -43,7 +46,7 @@ class Raw:
                 threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError):
+        with suppress(OSError), self._secure(connection) as connection:
             head = b""
             while b"\r\n\r\n" not in head:
                 head += connection.recv(65536)
@@ -52,7 +55,8 @@ class Raw:
             self._say(connection, line)
 
     def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):  # closed already
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
 
