@@ -81,7 +81,7 @@ class Progress:
         if isinstance(event, Probed):
             self._state = "measuring the links"
             for missed in event.deviations if not self._quiet else ():
-                self._console.print(f"  link {event.link}: {missed}", style="yellow", highlight=False)
+                self._console.print(f"  link {event.link}: {missed}", style="yellow", highlight=False, markup=False)
         elif isinstance(event, Started):
             self._state = "agreeing on the scene's statistics"
         elif isinstance(event, Observation) and event.step == 0:

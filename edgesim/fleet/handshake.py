@@ -62,8 +62,8 @@ class Met:
 def meet(client: BoardClient) -> Met:
     """Ask a board who it is, and compare its clock. Raises BoardError."""
     seen = [_health(client) for _ in range(ROUNDS)]
-    health, offset, round_trip = min(seen, key=lambda one: one[2])
-    return Met(client, seen[-1][0] if health.job != seen[-1][0].job else health, client.board(), offset, round_trip)
+    _, offset, round_trip = min(seen, key=lambda one: one[2])
+    return Met(client, seen[-1][0], client.board(), offset, round_trip)
 
 
 def _health(client: BoardClient) -> tuple[Health, float, float]:

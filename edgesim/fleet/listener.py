@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from edgesim.fleet.client import QUIET, BoardClient, BoardError, End, Mistrusted, Rejected, Unreachable
+from edgesim.fleet.client import QUIET, BoardClient, BoardError, End, Mistrusted, Rejected, Unreachable, printable
 from edgesim.fleet.plausible import Implausible
 from node_agent.events import Event
 from node_agent.wire import WireError, decode
@@ -51,7 +51,7 @@ class Heartbeat:
                 if self._client.renew(self._job, within=self._interval).lease_left_s is None:
                     return
             except Unreachable:
-                pause = min(self._interval, LONGEST_PAUSE)
+                pause = min(0.3 * self._interval, LONGEST_PAUSE)
             except BoardError:  # whoever reads the events hears why
                 return
 
@@ -94,22 +94,20 @@ class Ear:
         return not self.over and (not self._connected or time.monotonic() - self._heard_at > QUIET)
 
     def _listen(self) -> None:
-        last = Lost("was not listened to any more")
+        last: Lost | None = None
         try:
             for told in self._told():
-                if isinstance(told, End | Lost):
-                    self.over = True
                 self._hand_on(told)
         except (BoardError, WireError, Implausible) as error:
             said = error.message if isinstance(error, BoardError) else str(error)
-            last = Lost(f"tells what no node would tell: {said}")
+            last = Lost(f"tells what no node would tell: {printable(said)}")
         except Exception as error:  # a mistake of ours must not look like silence
             last = Lost(f"cannot be listened to: {type(error).__name__}: {error}")
             raise
         finally:
-            if not self.over and not self._stopped.is_set():
-                self.over = True
+            if last is not None:
                 self._hand_on(last)
+            self.over = True
 
     def _told(self) -> Iterator[Told]:
         pause, trouble = AGAIN, ""
@@ -142,13 +140,15 @@ class Ear:
             if self._stopped.is_set():
                 return
             self._heard_at, self._connected = time.monotonic(), True
-            if line is None or line.seq <= self._after:
+            if line is None:
                 continue
-            if line.seq != self._after + 1 and line.event is not None:
-                raise Implausible(f"seq: found {line.seq}, allowed {self._after + 1}")
             if line.end is not None:
                 yield line.end
                 return
+            if line.seq <= self._after:
+                continue
+            if line.seq != self._after + 1:
+                raise Implausible(f"seq: found {line.seq}, allowed {self._after + 1}")
             assert line.event is not None
             event = decode(line.event)
             self._check(event)
@@ -179,6 +179,10 @@ class Inbox:
             return self._told.get(timeout=timeout)
         except queue.Empty:
             return None
+
+    @property
+    def empty(self) -> bool:
+        return self._told.empty()
 
     def close(self) -> None:
         """Nobody reads any more."""

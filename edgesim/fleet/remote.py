@@ -183,11 +183,18 @@ class RemoteFleet:
         while (left := deadline - time.monotonic()) > 0 or self._cause_is_silent():
             if all(node.over for node in self._nodes):
                 return
-            told = self._inbox.get(timeout=max(left, 0.1))
-            if told is not None:
-                event = self._nodes[told[0]].take(told[1])
-                if event is not None:
-                    yield event
+            yield from self._next_event(max(left, 0.1))
+        for _ in range(Inbox.LENGTH):  # what the last one of them was about to say
+            if self._inbox.empty:
+                return
+            yield from self._next_event(0.1)
+
+    def _next_event(self, timeout: float) -> Iterator[Event]:
+        """The next event, if one comes within `timeout` s."""
+        told = self._inbox.get(timeout)
+        event = None if told is None else self._nodes[told[0]].take(told[1])
+        if event is not None:
+            yield event
 
     def _cause_is_silent(self) -> bool:
         only_lost = all(node.blame == LOST_NEIGHBOUR for node in self._nodes if node.failed)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import tempfile
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scripted import FACTS, played
 
 from edgesim.fleet.plausible import Implausible, Listener
+from edgesim.results import RunFolder, load
+from edgesim.summary import summarise
 from node_agent.compression.settings import NoneSettings
 from node_agent.events import (
     ClockOffset,
@@ -27,23 +33,26 @@ from node_agent.events import (
     Waiting,
 )
 from node_agent.job import BackgroundSettings, Job, LinkSettings, ShardSettings
+from node_agent.wire import WireError, decode, encode
+
+SCENE = ShardSettings(file="shard.npy", name="small", describe="small", shape=(24, 20, 32))
+JOB = Job(
+    run="r",
+    rank=0,
+    nodes=("a", "b"),
+    seed=1,
+    steps=2,
+    outgoing=LinkSettings(source="a", target="b"),
+    incoming=LinkSettings(source="b", target="a"),
+    rendezvous="tcp://127.0.0.1:1",
+    compressor=NoneSettings(),
+    workload=BackgroundSettings(scene=SCENE, lines=(0, 12), target_spectrum=(1.0,) * 32),
+)
 
 
 @pytest.fixture
 def job() -> Job:
-    scene = ShardSettings(file="shard.npy", name="small", describe="small", shape=(24, 20, 32))
-    return Job(
-        run="r",
-        rank=0,
-        nodes=("a", "b"),
-        seed=1,
-        steps=2,
-        outgoing=LinkSettings(source="a", target="b"),
-        incoming=LinkSettings(source="b", target="a"),
-        rendezvous="tcp://127.0.0.1:1",
-        compressor=NoneSettings(),
-        workload=BackgroundSettings(scene=scene, lines=(0, 12), target_spectrum=(1.0,) * 32),
-    )
+    return JOB
 
 
 def listen(job: Job, told: Iterable[Event]) -> None:
@@ -118,3 +127,38 @@ def test_probes_are_of_the_incoming_link(job: Job) -> None:
         Listener(job)(Probed(0, "a", "a->b", found, Sent(), job.outgoing))
     with pytest.raises(Implausible, match=r"probed\.deviations: found"):
         Listener(job)(Probed(0, "a", "b->a", found, Sent(), job.outgoing, ("rate\x1b",)))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5) | st.just("nan"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_whatever_a_board_says_is_refused_or_can_be_written_and_summed_up(data: st.DataObject) -> None:
+    sample = Telemetry(0, "a", 1.0, rss_bytes=7, temperatures_c={"cpu": 40.0}, mode="15W")
+    probed = Probed(0, "a", "b->a", Measured(1e6, 1.0, 100, 0.1, 0.0, 5), Sent(), JOB.outgoing, ("rate",))  # type: ignore[arg-type]
+    told = [json.loads(encode(event)) for event in (probed, sample, *played(JOB))]
+    place = data.draw(st.sampled_from(told))
+    while isinstance(inner := place[key := data.draw(st.sampled_from(sorted(place)))], dict) and inner:
+        if data.draw(st.booleans()):
+            break
+        place = inner
+    place[key] = data.draw(VALUES)
+    listener = Listener(JOB)
+    try:
+        known = [decode(json.dumps(event)) for event in told]
+        for event in known:
+            listener(event)
+    except (WireError, Implausible):
+        return
+    with tempfile.TemporaryDirectory() as path:
+        folder = RunFolder.create(path)
+        folder.write_config({"nodes": ["a", "b"], "clock": "wall", "topology": {}})
+        for event in known:
+            folder.record(event)
+        folder.close()
+        folder.write_summary(summarise(load(path)))

@@ -200,6 +200,10 @@ def changed(event: Any, **values: Any) -> Any:
         (lambda event: changed(event, values_sent=-1), "step.values_sent: found -1, allowed a whole number"),
         (lambda event: b'{"seq": 3, "event": {"event": "fly"}}\n', "event: found 'fly', allowed "),
         (lambda event: b'{"seq": 4, "event": {"event": "step"}}\n', "seq: found 4, allowed 3"),
+        (
+            lambda event: b'{"seq": 3, "event": {"event": "fault\\u001b[2J"}}\n',
+            "event: found 'fault\\x1b[2J', allowed ",
+        ),
         (lambda event: b"pickle\n", "answered what is none of its answers"),
     ],
 )
@@ -213,6 +217,7 @@ def test_nonsense_of_a_board_is_its_failure(
     error = failure(experiment, boards, tmp_path / "run")
     assert str(error).startswith(f"node n1 (rank 1) on b1, {boards[1].address} tells what no node would tell: ")
     assert expected in str(error)
+    assert str(error).isprintable()
     assert "POST /jobs/ID/cancel" in boards[1].asked
 
 
