@@ -28,6 +28,8 @@ from edgesim.terminal import fail as _fail
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from edgesim.topology.schema import Topology
+
 
 class _Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
@@ -325,6 +327,7 @@ def links(
     overrides = [*options, *(settings or ())]
     try:
         topology = read(file, overrides, options)
+        _here_only(topology, file, overrides, "measures")
         moment = parse_time(at)
         plan = usable_plan(topology) if topology.emulation.links == "netns" else None
     except (TopologyError, Unavailable) as error:
@@ -457,6 +460,7 @@ def execute(
 
     try:
         topology = read(file, settings or ())
+        _here_only(topology, file, settings or (), "runs commands")
         plan = usable_plan(topology)
     except (TopologyError, Unavailable) as error:
         _refuse(_problems(error, file, settings or ()))
@@ -548,6 +552,18 @@ def _problems(
             for keys, refusal in error.problems
         ]
     return [f"{place_of(file, overrides, 'training', 'scene')}: training.scene: {error}"]
+
+
+def _here_only(topology: Topology, file: Path, overrides: Sequence[str], does: str) -> None:
+    """Refuse boards where the nodes would be processes of this machine in their stead."""
+    from edgesim.topology.problems import Problem, Refusal, TopologyError
+    from edgesim.topology.reader import place_of
+
+    for place, node in enumerate(topology.nodes):
+        if node.address is not None:
+            keys = ("nodes", place, "address")
+            refusal = Refusal(node.address, f"none: this verb {does} on this machine alone")
+            raise TopologyError([Problem(place_of(file, overrides, *keys), ".".join(map(str, keys)), refusal)])
 
 
 def _refuse(problems: Sequence[str]) -> NoReturn:

@@ -69,7 +69,7 @@ class Access:
         """By address."""
         if self._authority is None:
             return {}
-        with suppress(AuthorityError):  # whoever needs the file has been told
+        with suppress(AuthorityError):  # nothing but dates of certificates is taken from it here
             return {board.address: board for board in self._authority.boards().values()}
         return {}
 

@@ -143,3 +143,14 @@ def test_a_run_refuses_what_its_options_cannot_mean(write_topology: Write, these
     done = edgesim("run", write_topology(3), *these)
     assert done.returncode == 2
     assert done.stderr == f"{these[1]}: boards: found 2 board(s) for 3 node(s), allowed a board for every node\n"
+
+
+def test_verbs_of_this_machine_refuse_boards(tmp_path: Path) -> None:
+    file = tmp_path / "boards.yaml"
+    file.write_text("nodes:\n  - {name: a, address: 10.0.0.1}\n  - {name: b, address: 10.0.0.2}\n")
+    for does, arguments in (("measures", ("links", file)), ("runs commands", ("exec", file, "--", "true"))):
+        done = edgesim(*arguments)
+        assert done.returncode == 2
+        assert done.stderr == (
+            f"{file}:2: nodes.0.address: found 10.0.0.1:7443, allowed none: this verb {does} on this machine alone\n"
+        )
