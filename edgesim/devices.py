@@ -124,7 +124,7 @@ class Product(Repeated):
 
 
 class Copied(Repeated):
-    octets: int
+    bytes: int
     byte_s: float = Field(description="read and written")
 
 
@@ -138,7 +138,7 @@ class MeasuredStep(Repeated):
 
 
 class Coding(Section):
-    octets: int = Field(description="of a payload")
+    bytes: int = Field(description="of a payload")
     encode: Repeated
     decode: Repeated
 

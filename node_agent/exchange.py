@@ -59,8 +59,10 @@ class Account:
     """What one step's exchange took, by the communication thread's clock (s), and what its payloads carried."""
 
     encode: float = 0.0
+    """with the copies to the host, where gradients are staged"""
     ring: float = 0.0
     decode: float = 0.0
+    """with the copies back"""
     values: int = 0
     formula_bytes: int = 0
     """that the rounds' collectives send by their formula"""
@@ -183,9 +185,16 @@ class Exchange:
         for parameter in unused:
             parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad.detach() for parameter in bucket.parameters if parameter.grad is not None]
-        hosts = staging.fetch(gradients, full.after, staging.mark() if unused else None)
-        average(bucket.names, hosts, self.compressor, self._ring, self._step, self._account)
+        account, clock = self._account, self._ring.clock
+        marks = (full.after, staging.mark() if unused else None)
+        staging.wait(*marks)  # for backward, which is no part of the exchange
+        began = clock.now()
+        hosts = staging.fetch(gradients, *marks)
+        account.encode += clock.now() - began
+        average(bucket.names, hosts, self.compressor, self._ring, self._step, account)
+        began = clock.now()
         staging.put(hosts, gradients)
+        account.decode += clock.now() - began
 
 
 def average(

@@ -20,8 +20,8 @@ ALIGNED = 64
 class Staging:
     """Copies between tensors of one device and the host.
 
-    `mark` and `arrived` belong to the thread that computes, `fetch` and `put` to the one that communicates: they take
-    turns, as what was fetched stands where the next will.
+    `mark` and `arrived` belong to the thread that computes, `wait`, `fetch` and `put` to the one that communicates:
+    they take turns, as what was fetched stands where the next will.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -37,6 +37,11 @@ class Staging:
         event.record(torch.cuda.current_stream(self.device))
         return event
 
+    def wait(self, *after: torch.cuda.Event | None) -> None:
+        """Until all that was marked is done."""
+        for event in filter(None, after):
+            event.synchronize()
+
     def fetch(self, tensors: Sequence[Tensor], *after: torch.cuda.Event | None) -> list[Tensor]:
         """Copies of the tensors as they are `after` all that was marked, contiguous, until the next call."""
         hosts = self._places(tensors)
@@ -50,10 +55,13 @@ class Staging:
         return hosts
 
     def put(self, hosts: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
-        """Begin to copy what was fetched, and may have changed, back to the tensors."""
+        """Copy what was fetched, and may have changed, back to the tensors."""
         with self._copying():
             for host, tensor in zip(hosts, tensors, strict=True):
                 tensor.copy_(host, non_blocking=True)
+        if self._stream is not None:
+            # The next copies of this thread would wait for these in any case, and their time would count as those'.
+            self._stream.synchronize()
 
     def arrived(self) -> None:
         """What this thread asks of the device from now on finds all that was `put` before."""

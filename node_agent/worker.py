@@ -90,7 +90,7 @@ def _do(job: Job, emit: Emit, listener: int | None) -> None:
     # Every buffer is written before it is read; filling it would take memory and time that no node needs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     device = accelerator(job.device)
-    data = join(job, listener, choose(job.backend, device.type == "cuda"))
+    data = join(job, listener, lambda: choose(job.backend, device.type == "cuda"))
     handshake = Handshake(job.rank, job.world_size, *channels(job, ASIDE)) if job.world_size > 1 else None
     if data is not None and job.world_size > 1:
         pass_on(0.0, *channels(job, RING, data))
@@ -221,6 +221,7 @@ def _steps(
         optimiser.zero_grad()
         loss = workload.loss()
         loss.backward()
+        finish(trained_on)  # what backward has only asked for is computing, and no wait for the exchange
         before = clock.now()
         account = _finish(exchange, step)
         exposed = clock.now() - before
@@ -294,7 +295,9 @@ def tell_clock(job: Job, clock: Clock, emit: Emit) -> None:
         emit(events.ClockSet(job.rank, job.node, clock.origin))
 
 
-def join(job: Job, listener: int | None = None, chosen: Backend = GLOO) -> dist.ProcessGroup | None:
+def join(
+    job: Job, listener: int | None = None, choosing: Callable[[], Backend] = lambda: GLOO
+) -> dist.ProcessGroup | None:
     """Join the process group. Only neighbours will connect, and only through the job's interfaces. Where the job is for
     an accelerator, the backend is the chosen one if all nodes have chosen it.
 
@@ -306,8 +309,10 @@ def join(job: Job, listener: int | None = None, chosen: Backend = GLOO) -> dist.
     # Gloo looks for its interface whenever a group is made.
     os.environ["GLOO_SOCKET_IFNAME"] = job.aside or job.interface
     store = meeting(job, listener)
+    # Choosing may take its time; until the store is open, no other node knows that this one is there.
+    chosen = choosing()
     if job.device != "cpu":
-        chosen = agreed(chosen, job.rank, job.world_size, store)
+        chosen = agreed(chosen, job.rank, job.world_size, store, job.timeout)
     dist.init_process_group(chosen.init_string, store=store, rank=job.rank, world_size=job.world_size, timeout=timeout)
     if job.aside is None:
         return None

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from node_agent.device.backend import KEPT
+
 LAUNCHER = Path(__file__).with_name("launch.py")
 
 MARK = "EDGESIM_JOB"
@@ -46,11 +48,11 @@ class Limits:
     """of each file that the job writes"""
 
 
-def environment(job: str, folder: Path) -> dict[str, str]:
-    """What a job's process has for its environment."""
+def environment(job: str, folder: Path, probes: Path) -> dict[str, str]:
+    """What a job's process has for its environment; `probes` is the file in which jobs keep what they have probed."""
     handed_on = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
     place = {"HOME": str(folder), "TMPDIR": str(folder), "LANG": "C.UTF-8"}
-    return {**handed_on, **place, **_python(), **ONE_THREAD, MARK: job}
+    return {**handed_on, **place, **_python(), **ONE_THREAD, KEPT: str(probes), MARK: job}
 
 
 def _python() -> dict[str, str]:

@@ -56,7 +56,7 @@ class Running:
         process = Process(
             command,
             job.folder.work,
-            environment(job.id, job.folder.work),
+            environment(job.id, job.folder.work, job.folder.probes),
             Limits(cpus=cpus, file_bytes=self._disk_left),
             descriptors,
         )

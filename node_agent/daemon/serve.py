@@ -22,8 +22,8 @@ from node_agent.daemon.plaintext import Plaintext
 from node_agent.daemon.refusal import one_line
 from node_agent.daemon.server import BACKLOG
 from node_agent.daemon.settings import AgentSettings, SettingsError, read
-from node_agent.daemon.store import DataFolderError, Store
-from node_agent.device.power import power_mode
+from node_agent.daemon.store import POWER_MODE, PROBES, DataFolderError, Store
+from node_agent.device.power import PowerError, power_mode, restore
 from node_agent.security.enrolment import serve_enrolment
 from node_agent.security.errors import IdentityError
 from node_agent.security.identity import Identity
@@ -75,6 +75,7 @@ async def _daemon(settings: AgentSettings, store: Store, listening: socket.socke
     notifier = Notifier()
     watchdog = asyncio.create_task(notifier.keep_alive())
     try:
+        await asyncio.to_thread(_settle, settings)
         security = Plaintext() if insecure else await _membership(settings, listening, notifier, stop)
         if security is not None:
             place = f"{'http' if insecure else 'https'}://{_place(listening)}"
@@ -83,13 +84,26 @@ async def _daemon(settings: AgentSettings, store: Store, listening: socket.socke
                 print(f"node-agent: {settings.name} listens on {place}, data in {settings.data}", flush=True)
                 notifier.tell("READY=1", f"STATUS=listens on {place}")
 
-            around = partial(power_mode, settings.power_mode, settings.nvpmodel)
+            note = settings.data / POWER_MODE
+            around = partial(power_mode, settings.power_mode, settings.nvpmodel, note=note)
             await Agent(settings, store, security, around).serve(listening, stop, ready)
     finally:
         watchdog.cancel()
         notifier.tell("STOPPING=1")
         listening.close()
     return 0
+
+
+def _settle(settings: AgentSettings) -> None:
+    """Undo what an earlier daemon's job has left of its settings, if it was killed, and forget what it found out."""
+    try:
+        (settings.data / PROBES).unlink(missing_ok=True)
+        mode = restore(settings.data / POWER_MODE, settings.nvpmodel)
+    except (PowerError, OSError) as error:  # the next job goes back to the mode that is noted
+        log.error(str(error))
+    else:
+        if mode is not None:
+            log.warning(f"the board is in power mode {mode} again, as before a job that an earlier agent had started")
 
 
 async def _membership(

@@ -13,6 +13,7 @@ from node_agent.daemon import disk
 from node_agent.daemon.admission import Inadmissible, admit
 from node_agent.daemon.api import Claim, JobStatus, Meeting, RunTask, State, Task
 from node_agent.daemon.held import HeldJob, within
+from node_agent.daemon.installation import Installation
 from node_agent.daemon.network import NoAddress, open_meeting
 from node_agent.daemon.process import end_earlier
 from node_agent.daemon.refusal import Refusal, one_line
@@ -20,6 +21,7 @@ from node_agent.daemon.running import Running
 from node_agent.daemon.settings import AgentSettings
 from node_agent.daemon.store import Record, Store
 from node_agent.daemon.tasks import Command, Commanding, command
+from node_agent.device import power
 from node_agent.device.power import PowerError
 from node_agent.job import Job
 
@@ -28,6 +30,9 @@ LOOK = 0.25
 
 ENDING = 5.0
 """s that a request waits for a job to be gone"""
+
+STOPPING = ENDING + power.CALLS * power.LIMIT
+"""s that a stop waits for it, and for the board to be in the power mode from before"""
 
 OWN_NAMES = ("job.json", "result")
 """files that the board itself or the job writes in the job's folder"""
@@ -49,6 +54,7 @@ class Slot:
         self, settings: AgentSettings, store: Store, around: Around = nullcontext, commanding: Commanding = command
     ) -> None:
         self._commanding = commanding
+        self._installation = Installation()
         self._settings = settings
         self._store = store
         self._around = around
@@ -147,6 +153,7 @@ class Slot:
         """Raises Refusal."""
         if self.stopping:
             raise Refusal(409, STOPPED)
+        self._as_installed()
         if self._current is not None and self._current.active:
             held = self._current.status()
             raise Refusal(409, f"board: found {held.state} for {held.owner}'s run {held.run}, allowed idle", held)
@@ -169,6 +176,11 @@ class Slot:
         self._watch(job)
         log.info(f"job {job.id}: claimed by {owner} for run {claim.run}")
         return job
+
+    def _as_installed(self, job: HeldJob | None = None) -> None:
+        """Raises Refusal where a job would import something else than this daemon."""
+        if changed := self._installation.changed():
+            raise Refusal(409, changed, job.status() if job is not None else None)
 
     def _made(self, record: Record) -> HeldJob:
         try:
@@ -216,6 +228,7 @@ class Slot:
         """Raises Refusal."""
         if job.record.state != "ready":
             raise Refusal(409, f"job: found {job.record.state}, allowed ready", job.status())
+        self._as_installed(job)
         if isinstance(task, RunTask):
             task = RunTask(job=self._admitted(job, task))
             try:
@@ -281,7 +294,7 @@ class Slot:
         if job.active:
             await self._end(job, f"cancelled by {by}")
 
-    async def _end(self, job: HeldJob, reason: str) -> None:
+    async def _end(self, job: HeldJob, reason: str, patience: float = ENDING) -> None:
         if job.record.state != "running":
             self._close(job, reason, None)
             return
@@ -289,7 +302,7 @@ class Slot:
             job.reason = reason
         if self._running is not None:
             self._running.end(reason)
-        if not await within(job.ended, ENDING):
+        if not await within(job.ended, patience):
             log.error(f"job {job.id}: its processes do not end")
 
     def forget(self, job: HeldJob) -> None:
@@ -307,7 +320,7 @@ class Slot:
         if self._watching is not None:
             self._watching.cancel()
         if self._current is not None and self._current.record.state == "running":
-            await self._end(self._current, STOPPED)
+            await self._end(self._current, STOPPED, STOPPING)
         for job in self.jobs():
             job.stop_listening()
             job.changed()

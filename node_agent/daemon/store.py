@@ -1,6 +1,8 @@
 """The data folder: one folder per job, bounded in number and size, and one daemon at a time.
 
 lock                 held by the daemon that uses the folder
+power-mode           while a job has the board in another one: the mode before
+probes               what jobs have found out about the board since the daemon began
 spare                room kept for what has to be written when the disk is full
 jobs/ID/record.json  what is known of a job
 jobs/ID/events       its events, a line each
@@ -23,6 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from node_agent.daemon import disk
 from node_agent.daemon.api import File, State
 from node_agent.daemon.refusal import Refusal
+
+PROBES, POWER_MODE = "probes", "power-mode"
 
 SPARE = 256 * 1024
 RESERVE = 16 * 2**20
@@ -63,6 +67,7 @@ class JobFolder:
         self.log = path / "log"
         self.parts = path / "parts"
         self.work = path / "work"
+        self.probes = path.parent.parent / PROBES
 
     def make(self) -> None:
         for folder in (self.path, self.parts, self.work):

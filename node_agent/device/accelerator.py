@@ -28,6 +28,7 @@ def accelerator(wanted: Wanted) -> torch.device:
 
 
 def finish(device: torch.device) -> None:
-    """Wait until the device has done all that it was asked: clocks of the host do not see before what it took."""
+    """Wait until the device has done all that this thread has asked of it: clocks of the host do not see before what
+    it took. What other threads ask of it, on streams of their own, is not waited for."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        torch.cuda.current_stream(device).synchronize()

@@ -9,8 +9,10 @@ fitted, stands beside it with what the roofline makes of that.
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,7 +25,6 @@ from node_agent.clock import VirtualClock
 from node_agent.compression import create
 from node_agent.compression.settings import CATALOGUE
 from node_agent.device.accelerator import finish
-from node_agent.device.measure import Timing, timed
 from node_agent.job import BackgroundSettings, Roofline, SceneSettings
 from node_agent.ring import Ring
 from node_agent.work import Work
@@ -48,8 +49,11 @@ SHARE = 0.25
 LONG_PRODUCT = 2.0
 """s: a matrix product that takes longer is the last one"""
 
-SMALL_COPY, LARGE_COPY = 640_000, 64 * 2**20
-"""bytes: the step's largest layer, and what no cache holds"""
+STATE = 16
+"""bytes of a step's working set a parameter: itself, its gradient, and the two moments of Adam"""
+
+LARGE_COPY = 64 * 2**20
+"""bytes: what no cache holds"""
 
 TINY, TINY_BATCH = (8, 8, 4), 8
 """a network whose kernels take no time but to be launched"""
@@ -58,7 +62,19 @@ GRADIENTS = ((400, 400), (400,))
 """the step's largest layer, weights and biases: what compressors are given"""
 
 BUDGET, QUICK_BUDGET = 0.5, 0.05
-"""s for the repetitions of each measurement"""
+"""s for the repetitions of each measurement; four times as much for those of a step"""
+
+AT_LEAST = 3
+"""repetitions, however long each takes"""
+
+
+@dataclass(frozen=True)
+class Timing:
+    best_s: float
+    median_s: float
+    spread: float
+    """distance between the quartiles, as a share of the median"""
+    repetitions: int
 
 
 @dataclass(frozen=True)
@@ -75,13 +91,13 @@ class Product:
 
 @dataclass(frozen=True)
 class Copied:
-    octets: int
+    bytes: int
     timing: Timing
 
     @property
     def byte_s(self) -> float:
         """Read and written."""
-        return 2 * self.octets / self.timing.best_s
+        return 2 * self.bytes / self.timing.best_s
 
 
 @dataclass(frozen=True)
@@ -101,7 +117,7 @@ class Coding:
 
     encode: Timing
     decode: Timing
-    octets: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -112,7 +128,8 @@ class Calibration:
     """s since 1970"""
     versions: dict[str, str]
     products: tuple[Product, ...]
-    small: Copied
+    working: Copied
+    """between places that are together as large as the working set of a step: caches may hold them, as they do that"""
     large: Copied
     launch: Timing
     """of one kernel"""
@@ -130,7 +147,7 @@ class Calibration:
 
 
 Kernels = list[tuple[int, int, int]]
-"""FLOPs, bytes and kernels, entry by entry"""
+"""FLOPs, bytes and number of the kernels that follow one another"""
 
 
 def modelled(kernels: Kernels, roofline: Roofline) -> float:
@@ -155,6 +172,27 @@ def fit(kernels: Kernels, took: float, bounds: Roofline) -> Roofline:
     return bounds.model_copy(update={"flop_s": high})
 
 
+def timed(
+    do: Callable[[], object], budget: float, most: int = 1000, finish: Callable[[], object] | None = None
+) -> Timing:
+    """Do it once, untimed, then again until `budget` s are over or it was done `most` times; `finish` waits for what
+    has only been asked for."""
+    do()
+    if finish:
+        finish()
+    found: list[float] = []
+    ends = time.monotonic() + budget
+    while len(found) < max(AT_LEAST, most) and (len(found) < AT_LEAST or time.monotonic() < ends):
+        began = time.perf_counter()
+        do()
+        if finish:
+            finish()
+        found.append(time.perf_counter() - began)
+    median = statistics.median(found)
+    first, _, third = statistics.quantiles(found, n=4)
+    return Timing(min(found), median, (third - first) / median if median else 0.0, len(found))
+
+
 def calibrate(device: torch.device, quick: bool = False) -> Calibration:
     """Measure this board; nothing else should run meanwhile. `quick`: smaller matrices and fewer repetitions."""
     threads = torch.get_num_threads()
@@ -168,12 +206,12 @@ def calibrate(device: torch.device, quick: bool = False) -> Calibration:
 def _calibrate(device: torch.device, quick: bool) -> Calibration:
     budget = QUICK_BUDGET if quick else BUDGET
     products = _products(device, budget, quick)
-    small, large = (_copied(octets, device, budget) for octets in (SMALL_COPY, LARGE_COPY))
     launch = _launch(device, budget)
     peak = max(product.flop_s for product in products)
     taken = {batch: measured_step(batch, device, budget) for batch in (FITTED, CHECKED)}
-    timing, kernels, _ = taken[FITTED]
-    reached = fit(kernels, timing.best_s, Roofline(flop_s=peak, byte_s=small.byte_s, launch_s=launch.best_s))
+    timing, kernels, trained = taken[FITTED]
+    working, large = (_copied(octets, device, budget) for octets in (STATE // 2 * trained, LARGE_COPY))
+    reached = fit(kernels, timing.best_s, Roofline(flop_s=peak, byte_s=working.byte_s, launch_s=launch.best_s))
     fitted, checked = (
         Step(batch, parameters, timing, modelled(kernels, reached))
         for batch, (timing, kernels, parameters) in taken.items()
@@ -183,7 +221,7 @@ def _calibrate(device: torch.device, quick: bool) -> Calibration:
         at_s=time.time(),
         versions={name: _version(name) for name in ("edgesim", "torch", "numpy")},
         products=tuple(products),
-        small=small,
+        working=working,
         large=large,
         launch=launch,
         roofline=reached,
@@ -235,17 +273,19 @@ def _copied(octets: int, device: torch.device, budget: float) -> Copied:
 def _launch(device: torch.device, budget: float) -> Timing:
     """A kernel of a step that has next to nothing to compute."""
     found, kernels, _ = measured_step(TINY_BATCH, device, budget, TINY)
-    count = sum(entry[2] for entry in kernels)
+    count = sum(of for _, _, of in kernels)
     return Timing(found.best_s / count, found.median_s / count, found.spread, found.repetitions)
 
 
-class _Recorder(Work):
+class _Listed(Work):
+    """Work whose kernels are kept one by one."""
+
     def __init__(self) -> None:
         super().__init__(Roofline(flop_s=1, byte_s=1))
-        self.entries: Kernels = []
+        self.each: Kernels = []
 
     def add(self, flops: int, octets: int, kernels: int = 1) -> None:
-        self.entries.append((flops, octets, kernels))
+        self.each.append((flops, octets, kernels))
 
 
 def measured_step(
@@ -269,11 +309,11 @@ def measured_step(
             workload.loss().backward()
             optimiser.step()
 
-        found = timed(step, max(4 * budget, 0.5), finish=lambda: finish(device))
-        recorder = _Recorder()
-        with recorder:
+        found = timed(step, 4 * budget, finish=lambda: finish(device))
+        work = _Listed()
+        with work:
             step()
-        return found, recorder.entries, sum(parameter.numel() for parameter in workload.model.parameters())
+        return found, work.each, sum(parameter.numel() for parameter in workload.model.parameters())
 
 
 def _scene(folder: Path) -> tuple[Path, tuple[float, ...]]:

@@ -6,19 +6,22 @@ import json
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from node_agent.daemon import settings
 from node_agent.device import backend, facts, power
 from node_agent.device.commands import python, run_limited
+from node_agent.security.errors import IdentityError
+from node_agent.security.identity import Identity
+from node_agent.security.verbs import FOLDER
 from node_agent.telemetry import sources
 
 Status = Literal["ok", "absent", "missing"]
 
-SHAPING = ("NET_SCH_NETEM", "NET_SCH_TBF", "WIREGUARD", "CFS_BANDWIDTH")
-SHAPING_MODULES = ("sch_netem", "sch_tbf", "wireguard")
+OPTIONS = ("NET_SCH_NETEM", "NET_SCH_TBF", "NET_SCH_HTB", "IFB", "TUN", "WIREGUARD", "CFS_BANDWIDTH")
+MODULES = ("sch_netem", "sch_tbf", "sch_htb", "ifb", "tun", "wireguard")
+"""what shapes and encrypts traffic, and limits CPU time"""
 
 Probe = Callable[[str, str], backend.Probed]
 
@@ -33,23 +36,23 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Place:
-    """What is examined, and by what."""
+class Examined:
+    """The system that is examined, and the programs that try what it can do."""
 
     root: Path = Path("/")
-    torch_program: tuple[str, ...] = field(default_factory=lambda: python("node_agent.device.torch_facts"))
+    torch_program: tuple[str, ...] = field(default_factory=lambda: python("node_agent.device.probes", "tell_facts"))
     nvpmodel: tuple[str, ...] = power.COMMAND
     probe: Probe = backend.probe
 
 
-def examine(place: Place | None = None) -> list[Finding]:
-    place = place or Place()
-    return [finding for look in LOOKS for finding in look(place)]
+def examine(of: Examined | None = None) -> list[Finding]:
+    of = of or Examined()
+    return [finding for look in LOOKS for finding in look(of)]
 
 
-def _board(place: Place) -> Iterator[Finding]:
-    yield Finding("board", "ok", facts.model(place.root) or "not named by its firmware")
-    found = facts.release(place.root)
+def _board(of: Examined) -> Iterator[Finding]:
+    yield Finding("board", "ok", facts.model(of.root) or "not named by its firmware")
+    found = facts.release(of.root)
     yield Finding("release", "ok" if found else "absent", found or "not a Jetson: no /etc/nv_tegra_release")
     total, free = facts.memory()
     yield Finding("kernel", "ok", f"{platform.release()}, {platform.machine()}")
@@ -59,8 +62,8 @@ def _board(place: Place) -> Iterator[Finding]:
     yield Finding("python", "ok", platform.python_version())
 
 
-def _torch(place: Place) -> Iterator[Finding]:
-    ended = run_limited([*place.torch_program, str(backend.LIMIT)], backend.LIMIT)
+def _torch(of: Examined) -> Iterator[Finding]:
+    ended = run_limited([*of.torch_program, str(backend.LIMIT)], backend.LIMIT)
     if ended.fault:
         yield Finding("torch", "missing", ended.fault)
         return
@@ -87,46 +90,46 @@ def _torch(place: Place) -> Iterator[Finding]:
         f"{device['name']}, compute capability {device['compute_capability']}, {device['multiprocessors']} "
         f"multiprocessors, {device['memory_bytes'] / 2**30:.1f} GiB, CUDA {found['cuda']}",
     )
-    probed = place.probe("nccl", "cuda")
+    probed = of.probe("nccl", "cuda")
     yield Finding("nccl", "ok" if probed.works else "absent", probed.reason)
 
 
-def _network(place: Place) -> Iterator[Finding]:
+def _network(of: Examined) -> Iterator[Finding]:
     for interface in facts.interfaces():
         state: Status = "ok" if interface.up and interface.addresses else "absent"
         what = ", ".join(interface.addresses) or "no address"
         yield Finding(f"interface {interface.name}", state, what if interface.up else f"down; {what}")
 
 
-def _kernel(place: Place) -> Iterator[Finding]:
-    options = facts.kernel_options(SHAPING, place.root)
+def _kernel(of: Examined) -> Iterator[Finding]:
+    options = facts.kernel_options(OPTIONS, of.root)
     if options is not None:
         yield Finding("kernel options", "ok", ", ".join(f"{name} {value}" for name, value in options.items()))
-    modules = facts.modules(SHAPING_MODULES, place.root)
+    modules = facts.modules(MODULES, of.root)
     if modules is not None:
         yield Finding("kernel modules", "ok" if modules else "absent", ", ".join(modules) or "no shaping, no WireGuard")
     if options is None and modules is None:
         yield Finding("kernel options", "absent", "not told: links are imposed by the node itself in any case")
-    limits = facts.cpu_limits(place.root)
+    limits = facts.cpu_limits(of.root)
     yield Finding(
         "CPU limits", "ok" if limits else "absent", limits or "no cpu.max: of CPU time only a cpuset can be given"
     )
 
 
-def _telemetry(place: Place) -> Iterator[Finding]:
-    for source in sources.describe(place.root):
+def _telemetry(of: Examined) -> Iterator[Finding]:
+    for source in sources.describe(of.root):
         yield Finding(f"telemetry {source.subject}", "ok" if source.found else "absent", source.detail)
 
 
-def _power(place: Place) -> Iterator[Finding]:
+def _power(of: Examined) -> Iterator[Finding]:
     try:
-        yield Finding("power mode", "ok", str(power.current(place.nvpmodel)))
+        yield Finding("power mode", "ok", str(power.current(of.nvpmodel)))
     except power.PowerError as error:
         yield Finding("power mode", "absent", str(error).removeprefix("power_mode: "))
 
 
-def _time(place: Place) -> Iterator[Finding]:
-    found = facts.synchronised(place.root)
+def _time(of: Examined) -> Iterator[Finding]:
+    found = facts.synchronised(of.root)
     if found:
         yield Finding("time", "ok", "synchronised")
     else:
@@ -134,27 +137,24 @@ def _time(place: Place) -> Iterator[Finding]:
         yield Finding("time", "absent", f"{what}: certificates may seem not yet valid, or expired")
 
 
-def _identity(place: Place) -> Iterator[Finding]:
-    if find_spec("node_agent.security") is None or find_spec("node_agent.daemon.settings") is None:
-        return
-    settings, identity = (import_module(f"node_agent.{name}") for name in ("daemon.settings", "security.identity"))
+def _identity(of: Examined) -> Iterator[Finding]:
     try:
-        folder = settings.read(None).data / "identity"
+        folder = settings.read(None).data / FOLDER
         if not folder.is_dir():  # looking for an identity makes no folder for it
             yield Finding("identity", "absent", "not enrolled: node-agent token, then edgesim fleet enroll")
             return
-        found = identity.Identity(folder)
+        found = Identity(folder)
         if found.enrolled:
             yield Finding("identity", "ok", f"{found.name}, enrolled until {found.ends_at:%Y-%m-%d %H:%M} UTC")
         else:
             yield Finding("identity", "absent", "not enrolled: node-agent token, then edgesim fleet enroll")
-    except (settings.SettingsError, identity.IdentityError) as error:
+    except (settings.SettingsError, IdentityError) as error:
         yield Finding("identity", "absent", str(error))
     except PermissionError as error:
         yield Finding("identity", "absent", f"{error.filename}: not for this user to read")
 
 
-LOOKS: tuple[Callable[[Place], Iterator[Finding]], ...] = (
+LOOKS: tuple[Callable[[Examined], Iterator[Finding]], ...] = (
     _board,
     _torch,
     _network,

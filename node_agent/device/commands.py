@@ -7,14 +7,19 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 GRACE = 2.0
 """s in which a process that was killed is gone, unless it belongs to somebody else"""
 
+LOOK = 0.05
+"""s between two looks at whether it has ended, at most"""
+
 LONGEST = 64 * 1024
-"""bytes of output that are read"""
+"""bytes of output that are read: the last ones, as failures tell their reason at last"""
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,11 @@ class Ended:
     """the command could not be started"""
 
 
-def python(module: str) -> tuple[str, ...]:
-    """The command that calls `main` of a module, found where this process finds its own: `-m` would look into the
+def python(module: str, function: str) -> tuple[str, ...]:
+    """The command that calls a function of a module, found where this process finds its own: `-m` would look into the
     working directory first, which may hold what others have sent."""
-    return (sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; main()")
+    call = f"from {module} import {function}; {function}()"
+    return (sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {call}")
 
 
 def run_limited(command: Sequence[str], limit: float, environment: Mapping[str, str] | None = None) -> Ended:
@@ -49,32 +55,46 @@ def run_limited(command: Sequence[str], limit: float, environment: Mapping[str, 
             )
         except OSError as error:
             return Ended("", f"{command[0]}: {error.strerror}", absent=True)
-        late = False
         try:
-            process.wait(limit)
-        except subprocess.TimeoutExpired:
-            late = True
+            late = not _ends(process, limit)
         finally:
-            if process.returncode is None:
-                _kill(process)
-        printed.seek(0)
-        output = printed.read(LONGEST).decode(errors="replace")
+            _kill(process)
+        printed.seek(max(0, printed.seek(0, os.SEEK_END) - LONGEST))
+        output = printed.read().decode(errors="replace")
     return Ended(output, f"no answer within {limit:g} s" if late else _fault(process.returncode, output))
 
 
+def _ends(process: subprocess.Popen[bytes], limit: float) -> bool:
+    """Wait for the end of a process, which is not reaped: its number, which is its group's, stays its own."""
+    deadline, pause = time.monotonic() + limit, 0.001
+    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, LOOK)
+    return True
+
+
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    try:
+    """End what is left of its group, and reap it. A process of root's (sudo), or one that the kernel holds, is left to
+    end by itself."""
+    with suppress(PermissionError, ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):
         process.wait(GRACE)
-    except (PermissionError, subprocess.TimeoutExpired):
-        # A process of root's (sudo), or one that the kernel holds: it is left to end by itself.
-        return
 
 
 def _fault(code: int, output: str) -> str:
     if code == 0:
         return ""
     if code < 0:
-        return f"ended by {signal.Signals(-code).name}"
+        return f"ended by {_name(-code)}"
     lines = output.strip().splitlines()
     return lines[-1].strip() if lines else f"exit code {code}"
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # those between SIGRTMIN and SIGRTMAX have none
+        return f"signal {number}"

@@ -1,4 +1,4 @@
-"""What a job may use of its board: a cpuset, and a power mode of `nvpmodel`.
+"""The power mode in which a job finds its board, by `nvpmodel`.
 
 `nvpmodel -q` prints `NV Power Mode: NAME` and, on the line after, the mode's id; `nvpmodel -m ID` sets a mode. Which
 modes a board has stands in /etc/nvpmodel.conf, as `< POWER_MODEL ID=n NAME=x >`. Setting one takes root.
@@ -21,13 +21,16 @@ CONFIGURATION = Path("/etc/nvpmodel.conf")
 LIMIT = 30.0
 """s that nvpmodel may take"""
 
+CALLS = 3
+"""of nvpmodel, to go back to a mode: it is asked for the mode before and after"""
+
 _QUERIED = re.compile(r"^NV Power Mode:[ \t]*(\S.*?)[ \t]*\n\s*(\d+)\s*$", re.MULTILINE)
 _CONFIGURED = re.compile(r"^\s*<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", re.MULTILINE)
 _REBOOT = re.compile(r"reboot", re.IGNORECASE)
 
 
 class PowerError(RuntimeError):
-    """A power mode or a cpuset that cannot be had. One line, for people."""
+    """A power mode that cannot be had. One line, for people."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,6 @@ class PowerMode:
 
     def __str__(self) -> str:
         return f"{self.name} ({self.id})"
-
-
-def pin(cpus: Sequence[int], process: int = 0) -> None:
-    """Let a process (0: this thread), and what it starts from now on, run on these CPUs alone. Raises PowerError."""
-    allowed = os.sched_getaffinity(process)
-    if not cpus or not set(cpus) <= allowed:
-        raise PowerError(f"cpus: found {list(cpus)}, allowed some of {sorted(allowed)}")
-    os.sched_setaffinity(process, cpus)
 
 
 def queried(output: str) -> PowerMode | None:
@@ -87,21 +82,61 @@ def resolve(wanted: int | str, known: Sequence[PowerMode]) -> int:
 
 @contextmanager
 def power_mode(
-    wanted: int | str | None, command: Sequence[str] = COMMAND, configuration: Path = CONFIGURATION
+    wanted: int | str | None,
+    command: Sequence[str] = COMMAND,
+    configuration: Path = CONFIGURATION,
+    note: Path | None = None,
 ) -> Iterator[PowerMode | None]:
-    """In this mode inside, and at last in the one before; None: whatever the board is in, which is not asked.
+    """In this mode inside, and at last in the one before; None: whatever the board is in, which is not asked. Meanwhile
+    the id of the one before stands in the file `note`, for `restore`.
 
     Raises PowerError where the mode is unknown, or the board does not take it, or does not go back.
     """
     if wanted is None:
         yield None
         return
-    before = current(command)
-    number = resolve(wanted, _known(configuration))
+    found = current(command)
+    before, number = _noted(note, found.id), resolve(wanted, _known(configuration))
+    _write(note, before)
     try:
-        yield _set(number, before, command)
+        yield _set(number, found, command)
     finally:
-        _set(before.id, current(command), command)
+        _set(before, current(command), command)
+        _forget(note)
+
+
+def restore(note: Path, command: Sequence[str] = COMMAND) -> PowerMode | None:
+    """Go back to the mode that is noted, as whoever was to do so was killed; None where none is. Raises PowerError
+    where the board does not go back; the note stays then."""
+    if not note.exists():
+        return None
+    found = current(command)
+    mode = _set(_noted(note, found.id), found, command)
+    _forget(note)
+    return mode
+
+
+def _noted(note: Path | None, otherwise: int) -> int:
+    try:
+        return int(note.read_text()) if note is not None else otherwise
+    except (OSError, ValueError):  # there is none, or it was not written to its end
+        return otherwise
+
+
+def _write(note: Path | None, mode: int) -> None:
+    if note is not None:
+        try:
+            with note.open("w") as file:
+                file.write(f"{mode}\n")
+                file.flush()
+                os.fsync(file.fileno())  # the board keeps the mode over a loss of power, too
+        except OSError as error:
+            raise PowerError(f"power_mode: {note}: {error.strerror}") from error
+
+
+def _forget(note: Path | None) -> None:
+    if note is not None:
+        note.unlink(missing_ok=True)
 
 
 def _known(configuration: Path) -> list[PowerMode]:

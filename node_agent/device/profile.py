@@ -13,8 +13,7 @@ import torch
 import yaml
 
 from node_agent.device import facts, power
-from node_agent.device.bench import Calibration, Copied, Step
-from node_agent.device.measure import Timing
+from node_agent.device.bench import Calibration, Copied, Step, Timing
 
 CALIBRATED, READ = "calibrated here", "this system"
 
@@ -44,7 +43,9 @@ def profile(calibration: Calibration, device: torch.device) -> dict[str, Any]:
     cpu: dict[str, Any] = {"kind": facts.processor(), "cores": _read(facts.cores())}
     if frequency and frequency.max:
         cpu["mhz"] = _read(frequency.max)
-    chosen: dict[str, Any] = {"cpu_cores": facts.cores(), "gpu_mhz": gpu.pop("clock"), "source": CALIBRATED}
+    chosen: dict[str, Any] = {"gpu_mhz": gpu.pop("clock"), "source": CALIBRATED}
+    if device.type != "cpu":  # of the CPU, one thread is what was calibrated
+        chosen["cpu_cores"] = facts.cores()
     if mode is not None:
         chosen["id"] = mode.id
     return {
@@ -56,13 +57,13 @@ def profile(calibration: Calibration, device: torch.device) -> dict[str, Any]:
         "memory": {
             "gb": _read(round(total / 1e9, 3)),
             "visible_mb": _read(round(total / 2**20)),
-            "gb_s": _calibrated(calibration.large.byte_s / 1e9),
+            "gb_s": _calibrated(reached.byte_s / 1e9),
         },
         "modes": {name: chosen},
         "default_mode": name,
         "efficiency": {
             "compute": _calibrated(reached.flop_s / (2e6 * gpu["cores"]["value"] * chosen["gpu_mhz"])),
-            "memory": _calibrated(reached.byte_s / calibration.large.byte_s),
+            "memory": _calibrated(1.0),
             "launch_us": _calibrated(reached.launch_s * 1e6),
         },
         "calibration": _told(calibration),
@@ -116,7 +117,9 @@ def _how(calibration: Calibration) -> str:
     on = "the CPU, one thread" if calibration.device == "cpu" else calibration.device
     return (
         f"node-agent bench, {_date(calibration)}, on {on}, {versions}: the fastest of several repetitions; cores and "
-        "clock of a CPU stand for the fastest matrix product, two operations a core and cycle"
+        "clock of a CPU stand for the fastest matrix product, two operations a core and cycle; the bandwidth, of which "
+        "kernels reach all, is that of the first copy, between places as large together as the working set of a step, "
+        "which caches may hold; the second copy tells what memory beyond them gives"
     )
 
 
@@ -133,19 +136,19 @@ def _told(calibration: Calibration) -> dict[str, Any]:
             {"size": product.size, "flop_s": _rounded(product.flop_s), **_timing(product.timing)}
             for product in calibration.products
         ],
-        "copies": [_copy(calibration.small), _copy(calibration.large)],
+        "copies": [_copy(calibration.working), _copy(calibration.large)],
         "launch": _timing(calibration.launch),
         "steps": [{"fitted": True, **_step(calibration.fitted)}, {"fitted": False, **_step(calibration.checked)}],
         "gradients": calibration.gradients,
         "compressors": {
-            name: {"octets": coding.octets, "encode": _timing(coding.encode), "decode": _timing(coding.decode)}
+            name: {"bytes": coding.bytes, "encode": _timing(coding.encode), "decode": _timing(coding.decode)}
             for name, coding in calibration.codings.items()
         },
     }
 
 
 def _copy(copied: Copied) -> dict[str, Any]:
-    return {"octets": copied.octets, "byte_s": _rounded(copied.byte_s), **_timing(copied.timing)}
+    return {"bytes": copied.bytes, "byte_s": _rounded(copied.byte_s), **_timing(copied.timing)}
 
 
 def _step(step: Step) -> dict[str, Any]:

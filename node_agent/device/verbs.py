@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -26,7 +27,7 @@ def bench(out: Path | None, quick: bool, wanted: Literal["auto", "cpu", "cuda"])
         if out is not None:
             _writable(out)
     except OSError as error:
-        return _refuse(f"--out {out}: {error.strerror}")
+        return _refuse(f"--out {out}: {error.strerror}")  # before all the measuring, not after it
 
     from node_agent.device.accelerator import AcceleratorError, accelerator
     from node_agent.device.bench import calibrate
@@ -34,20 +35,26 @@ def bench(out: Path | None, quick: bool, wanted: Literal["auto", "cpu", "cuda"])
 
     try:
         device = accelerator(wanted)
-        text = as_yaml(profile(calibrate(device, quick), device))
-        if out is None:
-            print(text, end="")
-        else:
-            _write(out, text)
     except AcceleratorError as error:
         return _refuse(str(error))
-    except OSError as error:
-        return _refuse(f"--out {out}: {error.strerror}")
-    return 0
+    try:
+        text = as_yaml(profile(calibrate(device, quick), device))
+    except (OSError, RuntimeError) as error:  # what the system and torch raise, such as where memory runs out
+        return _refuse(f"bench: {(str(error).splitlines() or [type(error).__name__])[0]}", FAILED)
+    if out is not None:
+        try:
+            _write(out, text)
+            return 0
+        except OSError as error:
+            _refuse(f"--out {out}: {error.strerror}; the profile goes to standard output instead")
+    print(text, end="")
+    return 0 if out is None else FAILED
 
 
 def _writable(out: Path) -> None:
-    """Raises OSError where there is no place for the file: before all the measuring, not after it."""
+    """Raises OSError where there is no place for the file."""
+    if out.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}-"):
         pass
 
@@ -68,6 +75,6 @@ def _write(out: Path, text: str) -> None:
             raise
 
 
-def _refuse(message: str) -> int:
+def _refuse(message: str, code: int = BAD_INPUT) -> int:
     print(f"node-agent: {message}", file=sys.stderr)
-    return BAD_INPUT
+    return code
