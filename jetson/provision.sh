@@ -106,14 +106,17 @@ if [ "$install" = yes ]; then
     esac
 fi
 
-folder "$root/etc/sysusers.d"
-put "$here/sysusers.conf" "$account" 0644
-run systemd-sysusers ${root:+"--root=$root"} edgesim.conf
+if ! { cmp -s -- "$here/sysusers.conf" "$account" && grep -q '^edgesim:' "$root/etc/passwd"; }; then
+    folder "$root/etc/sysusers.d"
+    put "$here/sysusers.conf" "$account" 0644
+    run systemd-sysusers ${root:+"--root=$root"} edgesim.conf
+fi
 
 # Whether the virtual environment was made to its end, by the same interpreter.
 sound() {
     same='os.path.realpath(sys.base_prefix), sys.version_info[:2]'
-    [ -x "$venv/bin/python" ] && "$venv/bin/python" -m pip --version >/dev/null 2>&1 &&
+    [ "$(of_interpreter "$venv/bin/python" sys.prefix)" = "$venv" ] &&
+        "$venv/bin/python" -m pip --version >/dev/null 2>&1 &&
         [ "$(of_interpreter "$venv/bin/python" "$same")" = "$(of_interpreter "$python" "$same")" ]
 }
 
@@ -132,6 +135,13 @@ if [ "$install" = yes ]; then
 '
     # shellcheck disable=SC2086 # one word a line
     run "$into/bin/python" -m pip install --disable-pip-version-check --upgrade $wheels
+    for wheel in $wheels; do
+        case ${wheel##*/} in
+        edgesim-*) # another build may have the same version
+            run "$into/bin/python" -m pip install --disable-pip-version-check --force-reinstall --no-deps "$wheel"
+            ;;
+        esac
+    done
     IFS=$old_ifs
     set +f
     if [ "$into" != "$venv" ]; then

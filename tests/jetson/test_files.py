@@ -9,13 +9,37 @@ from pathlib import Path
 
 import pytest
 
+from edgesim.fleet.inventory import read_inventory
+from node_agent.daemon import settings, slot
+
 JETSON = Path(__file__).parents[2] / "jetson"
 UNIT = JETSON / "edgesim-agent.service"
 
 
-def directives() -> dict[str, str]:
-    lines = (line for line in UNIT.read_text().splitlines() if "=" in line and not line.startswith("#"))
-    return {name: value for name, _, value in (line.partition("=") for line in lines)}
+IMPLY_NO_NEW_PRIVILEGES = {
+    *("SystemCallFilter", "SystemCallArchitectures", "RestrictAddressFamilies", "RestrictNamespaces"),
+    *("PrivateDevices", "ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs", "ProtectClock"),
+    *("MemoryDenyWriteExecute", "RestrictRealtime", "RestrictSUIDSGID", "DynamicUser", "LockPersonality"),
+    *("ProtectHostname", "NoNewPrivileges"),
+}
+"""systemd.exec(5), NoNewPrivileges=: with any of them sudo would not work"""
+
+
+def directives(*texts: str) -> dict[str, str]:
+    """What is in force after a unit's drop-ins: in lists an empty value takes back what stood before."""
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    found = {}
+    for line in lines:
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            found[name] = value
+    return {name: value for name, value in found.items() if value not in ("", "no")}
+
+
+def drop_in(start: str) -> str:
+    """The text in the README that begins with this line, up to the next file's."""
+    text = (JETSON / "README.md").read_text()
+    return re.split(r"^ +# /etc|^\S", text.split(start)[1], flags=re.MULTILINE)[0]
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
@@ -28,30 +52,25 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_unit_leaves_cuda_its_devices_and_its_memory() -> None:
-    found = directives()
-    assert not found.keys() & {
-        "PrivateDevices",
-        "ProtectClock",
-        "MemoryDenyWriteExecute",
-        "DeviceAllow",
-        "DevicePolicy",
-    }
-    assert found["SupplementaryGroups"].split() == ["video", "render"]
-    assert {"AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"} <= set(found["RestrictAddressFamilies"].split())
+def test_no_directive_hides_devices_or_forbids_what_cuda_does_with_memory() -> None:
+    hiding = {"PrivateDevices", "ProtectClock", "MemoryDenyWriteExecute", "DeviceAllow", "DevicePolicy"}
+    assert not directives(UNIT.read_text()).keys() & hiding
 
 
-def test_the_unit_is_watched_and_comes_back() -> None:
-    found = directives()
-    assert (found["Type"], found["Restart"], found["StartLimitIntervalSec"]) == ("notify", "on-failure", "0")
-    assert float(found["WatchdogSec"]) >= 10
-    assert found["OOMPolicy"] == "continue"
-    assert found["StateDirectoryMode"] == "0700"
-    assert "time-sync.target" in found["After"].split()
+def test_sudo_works_under_the_drop_in_for_power_modes_and_nvpmodel_keeps_the_mode() -> None:
+    unit = UNIT.read_text()
+    found = directives(unit, drop_in("power-mode.conf: each of these alone would keep sudo from working\n"))
+    assert directives(unit).keys() & IMPLY_NO_NEW_PRIVILEGES
+    assert not found.keys() & IMPLY_NO_NEW_PRIVILEGES
+    assert found["CapabilityBoundingSet"] == "~"
+    assert (found["ProtectSystem"], found["ReadWritePaths"]) == ("strict", "-/var/lib/nvpmodel")
+
+
+def test_a_stop_lasts_until_the_board_is_in_the_power_mode_from_before() -> None:
+    assert float(directives(UNIT.read_text())["TimeoutStopSec"]) > slot.STOPPING
 
 
 def test_the_configuration_is_one_and_tells_all_that_may_be_set(tmp_path: Path) -> None:
-    settings = pytest.importorskip("node_agent.daemon.settings")
     text = (JETSON / "agent.yaml").read_text()
     found = settings.read(JETSON / "agent.yaml")
     assert found.data == Path("/var/lib/edgesim")
@@ -63,5 +82,4 @@ def test_the_configuration_is_one_and_tells_all_that_may_be_set(tmp_path: Path) 
 
 
 def test_the_inventory_is_one() -> None:
-    inventory = pytest.importorskip("edgesim.fleet.inventory")
-    assert [place.name for place in inventory.read_inventory(JETSON / "boards.yaml")] == ["orin-1", "orin-2", "xavier"]
+    assert [place.name for place in read_inventory(JETSON / "boards.yaml")] == ["orin-1", "orin-2", "xavier"]
