@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import staged_programs
 import torch
 from processes import on_nodes
 
 from node_agent import ddp
-from node_agent.compression import configure
+from node_agent.clock import WallClock
+from node_agent.compression import configure, create
 from node_agent.compression.settings import CATALOGUE
+from node_agent.exchange import Exchange, layers_of
+from node_agent.ring import Ring
 from node_agent.staging import Staging, staging_for
 
 DENSITIES = {"topk": 0.1, "randomk": 0.2, "dgc": 0.1, "nsi": 0.1}
@@ -43,6 +50,34 @@ def test_what_is_fetched_is_a_copy_and_goes_back() -> None:
     staging.put(hosts, tensors)
     staging.arrived()
     assert tensors[0].tolist() == [[0, 6], [2, 8], [4, 10]]
+
+
+class Slow(Staging):
+    """Over a bus that takes its time."""
+
+    TAKES = 0.03
+
+    def fetch(self, tensors: Sequence[torch.Tensor], *after: Any) -> list[torch.Tensor]:
+        time.sleep(self.TAKES)
+        return super().fetch(tensors, *after)
+
+    def put(self, hosts: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor]) -> None:
+        time.sleep(2 * self.TAKES)
+        super().put(hosts, tensors)
+
+
+def test_copies_are_part_of_what_encoding_and_decoding_take() -> None:
+    clock, model = WallClock(), torch.nn.Linear(3, 2)
+    exchange = Exchange(
+        model, create("none", layers_of(model)), Ring(0, 1, clock), 10**6, clock, Slow(torch.device("cpu"))
+    )
+    exchange.start(0)
+    model(torch.ones(1, 3)).sum().backward()
+    account = exchange.finish()
+    exchange.close()
+    assert account.encode >= Slow.TAKES
+    assert account.decode >= 2 * Slow.TAKES
+    assert account.ring < Slow.TAKES
 
 
 def test_its_buffer_is_used_again() -> None:

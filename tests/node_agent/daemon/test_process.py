@@ -26,7 +26,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         def command(events: int) -> Sequence[str]:
             return ("sh", "-c", f"EVENTS={events}; {script}")
 
-        process = Process(command, tmp_path, environment("j", tmp_path), Limits(**limits))  # type: ignore[arg-type]
+        process = Process(command, tmp_path, environment("j", tmp_path, tmp_path / "probes"), Limits(**limits))  # type: ignore[arg-type]
         for descriptor in (process.events, process.output):
             os.set_blocking(descriptor, True)
         started.append(process)
@@ -116,7 +116,7 @@ import os, sys, pathlib
 from node_agent.daemon.process import *
 folder = pathlib.Path({str(tmp_path)!r})
 command = lambda events: ("sh", "-c", f"sleep 98 & sleep 99 & echo ready > /dev/fd/{{events}}; sleep 97")
-process = Process(command, folder, environment("killed", folder), Limits())
+process = Process(command, folder, environment("killed", folder, folder / "probes"), Limits())
 os.set_blocking(process.events, True)
 os.read(process.events, 10)
 if {paused}:
@@ -155,7 +155,7 @@ def test_what_an_earlier_daemon_left_is_found_by_its_mark() -> None:
 
 
 def test_a_command_that_is_not_there(tmp_path: Path) -> None:
-    process = Process(lambda events: ("/no/such",), tmp_path, environment("j", tmp_path), Limits())
+    process = Process(lambda events: ("/no/such",), tmp_path, environment("j", tmp_path, tmp_path / "probes"), Limits())
     os.set_blocking(process.output, True)
     assert over(process) == 1
     assert read(process.output) == b"/no/such: No such file or directory\n"
@@ -171,5 +171,5 @@ def test_how_a_process_ended() -> None:
 
 def test_modules_do_not_come_from_the_job_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f":relative:{tmp_path / 'modules'}:")
-    found = environment("j", tmp_path)
+    found = environment("j", tmp_path, tmp_path / "probes")
     assert (found["PYTHONPATH"], found["PYTHONSAFEPATH"]) == (str(tmp_path / "modules"), "1")

@@ -115,6 +115,37 @@ def test_a_daemon_that_is_stopped(tmp_path: Path) -> None:
         assert all_gone(session)
 
 
+NVPMODEL = """#!/bin/sh
+cd "{0}"
+case "$1" in
+-q) printf 'NV Power Mode: MODE\\n'; cat mode ;;
+-m) echo "$2" > mode ;;
+esac
+"""
+
+
+def test_a_board_is_in_the_power_mode_from_before_again_after_a_kill(tmp_path: Path) -> None:
+    (tmp_path / "mode").write_text("0\n")
+    (tmp_path / "nvpmodel").write_text(NVPMODEL.format(tmp_path))
+    (tmp_path / "nvpmodel").chmod(0o755)
+    lines = f"power_mode: 2\nnvpmodel: [{tmp_path / 'nvpmodel'}]\n"
+    with in_process(tmp_path, "--insecure", lines=lines) as (process, ready):
+        board = Board(url_in(ready))
+        job = board.run(FOREVER)
+        until_told(board, job)
+        assert (tmp_path / "mode").read_text() == "2\n"
+        process.kill()
+        process.wait(10)
+    (tmp_path / "data" / "probes").write_text("{}")
+    with in_process(tmp_path, "--insecure", lines=lines) as (process, ready):
+        assert url_in(ready)
+        assert (tmp_path / "mode").read_text() == "0\n"
+        assert not (tmp_path / "data" / "probes").exists()  # the next job probes anew
+        process.terminate()
+        assert process.stderr is not None
+        assert "node-agent: the board is in power mode MODE (0) again" in process.stderr.read()
+
+
 def test_files_arrive_across_a_restart(tmp_path: Path) -> None:
     content = os.urandom(3 * 2**20)
     with in_thread(settings(tmp_path / "data")) as board:

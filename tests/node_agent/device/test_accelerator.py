@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from forked import events_of, in_fork
 from pydantic import ValidationError
 
 from edgesim.topology.problems import TopologyError
 from edgesim.topology.reader import read
+from node_agent import worker
 from node_agent.clock import VirtualClock
 from node_agent.compression.settings import NoneSettings
 from node_agent.device.accelerator import AcceleratorError, accelerator
+from node_agent.events import Event, Fault, Step
 from node_agent.job import BackgroundSettings, Job, Roofline, SceneSettings
 from node_agent.ring import Ring
 from node_agent.workloads.background import BackgroundLearning
 from node_agent.workloads.scenes import open_scene, target_prior
-
-AGENT = [sys.executable, "-c", "from node_agent.cli import main; main()"]
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 
@@ -71,9 +71,7 @@ def test_a_topology_names_it_once_for_all_nodes(scene: Path, tmp_path: Path) -> 
 
 def test_a_job_for_whatever_there_is_trains_on_the_cpu_as_any_other(scene: Path, tmp_path: Path) -> None:
     asked = job(scene, tmp_path / "rendezvous", device="auto")
-    (tmp_path / "job.json").write_text(asked.model_dump_json())
-    done = subprocess.run([*AGENT, "run", str(tmp_path / "job.json")], capture_output=True, text=True, check=True)
-    losses = [one["loss"] for one in map(json.loads, done.stdout.splitlines()) if one["event"] == "step"]
+    losses = [event.loss for event in in_fork(events_of, asked) if isinstance(event, Step)]
 
     assert asked.workload is not None
     workload = BackgroundLearning(asked.workload, asked.seed, 0)
@@ -89,10 +87,24 @@ def test_a_job_for_whatever_there_is_trains_on_the_cpu_as_any_other(scene: Path,
     assert losses == pytest.approx(expected, rel=1e-5)
 
 
+BEHIND = 0.05
+"""s after which a device has done what it was asked, in the next test"""
+
+
+def of_a_device_that_lags(asked: Job) -> list[Event]:
+    with mock.patch.object(worker, "finish", side_effect=lambda device: time.sleep(BEHIND)):
+        return events_of(asked)
+
+
+def test_what_a_device_takes_for_backward_is_computing(scene: Path, tmp_path: Path) -> None:
+    told = in_fork(of_a_device_that_lags, job(scene, tmp_path / "rendezvous"))
+    parts = [event.parts for event in told if isinstance(event, Step)]
+    assert len(parts) == 3
+    assert all(one.compute >= 2 * BEHIND for one in parts)  # of backward, and of the optimiser's step
+
+
 def test_a_job_for_cuda_ends_in_one_line(scene: Path, tmp_path: Path) -> None:
-    (tmp_path / "job.json").write_text(job(scene, tmp_path / "rendezvous", device="cuda").model_dump_json())
-    done = subprocess.run([*AGENT, "run", str(tmp_path / "job.json")], capture_output=True, text=True, check=False)
-    (fault,) = map(json.loads, done.stdout.splitlines())
-    assert done.returncode == 1
-    assert (fault["event"], fault["traceback"]) == ("fault", "")
-    assert fault["error"].startswith("device: found cuda, allowed cpu: torch ")
+    (fault,) = in_fork(events_of, job(scene, tmp_path / "rendezvous", device="cuda"))
+    assert isinstance(fault, Fault)
+    assert fault.traceback == ""
+    assert fault.error.startswith("device: found cuda, allowed cpu: torch ")

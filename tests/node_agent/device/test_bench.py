@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,12 +14,9 @@ from edgesim import devices
 from edgesim.topology.computing import boards
 from edgesim.topology.reader import read
 from node_agent.compression.settings import CATALOGUE
-from node_agent.device import verbs
-from node_agent.device.bench import FITTED, fit, measured_step, modelled
-from node_agent.device.measure import timed
+from node_agent.device import bench, verbs
+from node_agent.device.bench import FITTED, fit, measured_step, modelled, timed
 from node_agent.job import Roofline
-
-AGENT = [sys.executable, "-c", "from node_agent.cli import main; main()"]
 
 BOUNDS = Roofline(flop_s=1e9, byte_s=1e9, launch_s=1e-6)
 KERNELS = [(4_000_000, 1000, 1), (0, 3_000_000, 1), (1000, 1000, 2)]
@@ -51,8 +48,12 @@ def test_repetitions_are_as_many_as_the_time_allows_and_no_fewer_than_three() ->
 
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of as few repetitions as there may be; the network's layers are smaller than a board's, and so are copies."""
     path = tmp_path_factory.mktemp("bench") / "profile.yaml"
-    subprocess.run([*AGENT, "bench", "--quick", "--out", str(path)], check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "QUICK_BUDGET", 0.01)
+        patch.setattr(bench, "LARGE_COPY", 16 * 2**20)
+        assert verbs.bench(path, True, "cpu") == 0
     return path
 
 
@@ -61,12 +62,17 @@ def test_it_loads_as_a_device_whose_figures_have_a_source(profile: Path) -> None
     assert device.doubts(device.default_mode) == []
     assert device.marks()[0] == 1  # the module's number
     assert device.efficiency.compute.source == "calibrated here"
-    assert device.efficiency.compute.value <= 1 + 1e-3
+    assert 0 < device.efficiency.compute.value <= 1 + 1e-3
+    assert device.efficiency.memory.value == 1
+    assert device.modes[device.default_mode].cpu_cores is None  # one thread was calibrated
     assert device.calibration is not None
     assert device.calibration.versions["torch"]
     assert list(device.calibration.compressors) == list(CATALOGUE)
+    working, _ = device.calibration.copies
+    assert device.memory.gb_s.value == pytest.approx(working.byte_s / 1e9, rel=1e-3)
+    assert 2 * working.bytes == 4 * 4 * device.calibration.steps[0].parameters  # with gradients and Adam's two moments
     dense = device.calibration.compressors["none"]
-    assert dense.octets > 4 * device.calibration.gradients
+    assert dense.bytes > 4 * device.calibration.gradients
     assert all(one.encode.best_s > 0 and one.decode.best_s > 0 for one in device.calibration.compressors.values())
     assert stat.S_IMODE(profile.stat().st_mode) == 0o644
     assert [path.name for path in profile.parent.iterdir()] == [profile.name]
@@ -109,6 +115,43 @@ def test_what_cannot_be_done_is_refused_at_once(tmp_path: Path, capsys: pytest.C
     absent = tmp_path / "absent" / "profile.yaml"
     assert verbs.bench(absent, True, "cpu") == 2
     assert capsys.readouterr().err == f"node-agent: --out {absent}: No such file or directory\n"
+    assert verbs.bench(tmp_path, True, "cpu") == 2
+    assert capsys.readouterr().err == f"node-agent: --out {tmp_path}: Is a directory\n"
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A calibration that takes no time."""
+    monkeypatch.setattr(bench, "calibrate", lambda device, quick: None)
+    monkeypatch.setattr("node_agent.device.profile.profile", lambda calibration, device: {"board": "made"})
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_profile_that_cannot_be_written_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    out = tmp_path / "profile.yaml"
+    assert verbs.bench(out, True, "cpu") == 1
+    told = capsys.readouterr()
+    assert told.out == "board: made\n"
+    assert told.err.startswith(f"node-agent: --out {out}: No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), RuntimeError("out of memory\nat x")])
+def test_a_calibration_that_fails_says_so_in_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(device: torch.device, quick: bool) -> None:
+        raise error
+
+    monkeypatch.setattr(bench, "calibrate", failing)
+    assert verbs.bench(None, True, "cpu") == 1
+    assert capsys.readouterr().err == f"node-agent: bench: {str(error).splitlines()[0]}\n"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

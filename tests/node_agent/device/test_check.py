@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib
 import json
 import platform
 import subprocess
@@ -12,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from edgesim.fleet.authority import Authority
 from node_agent.device import check, facts
 from node_agent.device.backend import Probed
-from node_agent.device.check import Finding, Place, as_json, as_text, examine, missing
+from node_agent.device.check import Examined, Finding, as_json, as_text, examine, missing
+from node_agent.security.identity import Identity
 
 AGENT = [sys.executable, "-c", "from node_agent.cli import main; main()"]
 
@@ -36,7 +37,7 @@ def orin(tmp_path: Path) -> Path:
     write(tmp_path / "proc/device-tree/model", b"NVIDIA Jetson Orin Nano Developer Kit\0")
     write(tmp_path / "proc/device-tree/cpus/cpu@0/compatible", b"arm,cortex-a78\0")
     write(tmp_path / "proc/cpuinfo", "processor\t: 0\nCPU part\t: 0xd42\n")
-    options = "CONFIG_CFS_BANDWIDTH=y\n# CONFIG_NET_SCH_NETEM is not set\nCONFIG_WIREGUARD=m\n"
+    options = "CONFIG_CFS_BANDWIDTH=y\n# CONFIG_NET_SCH_NETEM is not set\nCONFIG_WIREGUARD=m\nCONFIG_TUN=y\n"
     write(tmp_path / "proc/config.gz", gzip.compress(options.encode()))
     write(tmp_path / f"lib/modules/{kernel}/modules.dep", "kernel/drivers/net/wireguard/wireguard.ko: kernel/x.ko\n")
     write(tmp_path / "sys/fs/cgroup/system.slice/cpu.max", "max 100000\n")
@@ -66,13 +67,14 @@ def by_subject(findings: list[Finding]) -> dict[str, Finding]:
 
 
 def test_a_jetson_says_what_it_is_and_can(orin: Path, tmp_path: Path) -> None:
-    found = by_subject(examine(Place(orin, told(tmp_path), ("/nonexistent/nvpmodel",), probed)))
+    found = by_subject(examine(Examined(orin, told(tmp_path), ("/nonexistent/nvpmodel",), probed)))
     assert found["board"].detail == "NVIDIA Jetson Orin Nano Developer Kit"
     assert found["release"].detail == "L4T 36.4.4 (JetPack 6)"
     assert found["torch"].detail == "2.9.1"
     assert found["CUDA"].detail == "Orin, compute capability 8.7, 8 multiprocessors, 8.0 GiB, CUDA 12.6"
     assert found["nccl"] == Finding("nccl", "absent", "no answer within 120 s")
-    assert found["kernel options"].detail == "NET_SCH_NETEM n, NET_SCH_TBF n, WIREGUARD m, CFS_BANDWIDTH y"
+    options = "NET_SCH_NETEM n, NET_SCH_TBF n, NET_SCH_HTB n, IFB n, TUN y, WIREGUARD m, CFS_BANDWIDTH y"
+    assert found["kernel options"].detail == options
     assert found["kernel modules"].detail == "wireguard"
     assert found["CPU limits"].detail == "cpu.max (cgroup v2)"
     assert found["time"].detail == "synchronised"
@@ -95,7 +97,7 @@ def test_a_jetson_says_what_it_is_and_can(orin: Path, tmp_path: Path) -> None:
 def test_a_board_that_cannot_run_says_why(
     values: dict[str, object], subject: str, reason: str, orin: Path, tmp_path: Path
 ) -> None:
-    findings = examine(Place(orin, told(tmp_path, **values), ("/nonexistent/nvpmodel",), probed))
+    findings = examine(Examined(orin, told(tmp_path, **values), ("/nonexistent/nvpmodel",), probed))
     (why,) = missing(findings)
     assert why.subject == subject
     assert reason in why.detail
@@ -114,13 +116,13 @@ def test_a_board_that_cannot_run_says_why(
     ],
 )
 def test_a_torch_that_cannot_be_imported_is_told(body: str, reason: str, tmp_path: Path) -> None:
-    (why,) = missing(examine(Place(torch_program=torch_that(tmp_path, body), probe=probed)))
+    (why,) = missing(examine(Examined(torch_program=torch_that(tmp_path, body), probe=probed)))
     assert (why.subject, why.detail) == ("torch", reason)
 
 
 def test_the_configuration_of_a_kernel_that_tells_none_is_not_guessed(tmp_path: Path) -> None:
-    assert facts.kernel_options(check.SHAPING, tmp_path) is None
-    assert facts.modules(check.SHAPING_MODULES, tmp_path) is None
+    assert facts.kernel_options(check.OPTIONS, tmp_path) is None
+    assert facts.modules(check.MODULES, tmp_path) is None
     assert facts.release(tmp_path) is None
     assert facts.model(tmp_path) is None
     assert facts.cpu_limits(tmp_path) is None
@@ -143,13 +145,13 @@ def test_looking_imports_no_torch() -> None:
 
 
 def test_an_enrolled_board_says_until_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    authority = pytest.importorskip("edgesim.fleet.authority").Authority.create(tmp_path / "fleet")
+    authority = Authority.create(tmp_path / "fleet")
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "data"))
     (tmp_path / "data").mkdir(mode=0o700)
-    identity = importlib.import_module("node_agent.security.identity").Identity(tmp_path / "data" / "identity")
+    identity = Identity(tmp_path / "data" / "identity")
 
     def told() -> Finding:
-        (found,) = check._identity(Place())
+        (found,) = check._identity(Examined())
         return found
 
     assert told() == Finding("identity", "absent", "not enrolled: node-agent token, then edgesim fleet enroll")

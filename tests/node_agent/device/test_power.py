@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node_agent.device import power
-from node_agent.device.power import PowerError, PowerMode, configured, current, pin, power_mode, queried, resolve
+from node_agent.device.power import PowerError, PowerMode, configured, current, power_mode, queried, resolve, restore
 
 CONFIGURATION = """
 # comments < POWER_MODEL ID=9 NAME=none >
@@ -136,33 +134,61 @@ def test_no_nvpmodel_is_told_as_such() -> None:
         current(["/nonexistent/nvpmodel"])
 
 
-def test_a_cpuset_holds_for_what_is_started() -> None:
-    one = min(os.sched_getaffinity(0))
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True)
-    pin([one], process.pid)
-    assert os.sched_getaffinity(process.pid) == {one}
-    process.communicate("\n")
-    with pytest.raises(PowerError, match=r"cpus: found \[4095\], allowed some of \["):
-        pin([4095])
-    with pytest.raises(PowerError, match=r"cpus: found \[\]"):
-        pin([])
+def test_the_mode_from_before_is_noted_until_the_board_is_in_it_again(tmp_path: Path) -> None:
+    board, note = Board(tmp_path), tmp_path / "note"
+    with power_mode(1, board.command, board.configuration, note):
+        assert note.read_text() == "2\n"
+    assert not note.exists()
+    assert restore(note, board.command) is None
+
+
+def test_after_a_kill_the_board_goes_back_to_the_mode_from_before(tmp_path: Path) -> None:
+    board, note = Board(tmp_path), tmp_path / "note"
+    for back in (lambda: restore(note, board.command), lambda: _next_job(board, note)):
+        _enter_and_die(board, note)
+        assert (board.mode, note.read_text()) == (1, "2\n")
+        assert back() == PowerMode("15W_6CORE", 2)
+        assert board.mode == 2
+        assert not note.exists()
+
+
+def _enter_and_die(board: Board, note: Path) -> None:
+    if (child := os.fork()) == 0:
+        inside = power_mode(1, board.command, board.configuration, note)
+        inside.__enter__()
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def _next_job(board: Board, note: Path) -> PowerMode:
+    """One that wants the mode in which the board was left."""
+    with power_mode(1, board.command, board.configuration, note):
+        assert board.mode == 1
+    return current(board.command)
+
+
+def test_a_board_that_does_not_go_back_is_told_and_the_mode_stays_noted(tmp_path: Path) -> None:
+    board, note = Board(tmp_path, set_="exit 1"), tmp_path / "note"
+    note.write_text("0\n")
+    with pytest.raises(PowerError, match=r"^power_mode: asked for 0, found 15W_6CORE \(2\): exit code 1$"):
+        restore(note, board.command)
+    assert note.read_text() == "0\n"
 
 
 NAMES = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=20)
+OTHERS = st.lists(st.sampled_from(["NVPM WARN: fan mode is not set!", "NV Fan Mode:quiet", "1", ""]), max_size=3)
 
 
-@given(NAMES, st.integers(0, 99), st.text(max_size=40))
+@given(NAMES, st.integers(0, 99), OTHERS, OTHERS)
 @settings(max_examples=50)
-def test_whatever_stands_around_it_a_mode_is_found(name: str, number: int, before: str) -> None:
-    said = f"{before}\nNV Power Mode: {name}\n{number}\n"
-    found = queried(said)
-    assert found is not None
-    if "NV Power Mode" not in before:
-        assert found == PowerMode(name, number)
+def test_a_mode_is_found_between_other_lines(name: str, number: int, before: list[str], after: list[str]) -> None:
+    said = "\n".join([*before, f"NV Power Mode: {name}", str(number), *after])
+    assert queried(said) == PowerMode(name, number)
+    assert queried("\n".join([*before, name, str(number), *after])) is None
 
 
-@given(st.text(max_size=80))
+@given(st.lists(st.tuples(NAMES.filter(lambda name: ">" not in name), st.integers(0, 99)), max_size=4))
 @settings(max_examples=50)
-def test_no_text_is_too_odd_to_be_read(text: str) -> None:
-    assert queried(text) is None or "NV Power Mode:" in text
-    assert all(str(mode.id) in text for mode in configured(f"< POWER_MODEL ID=3 NAME={text}") if mode.id != 3)
+def test_all_modes_of_a_configuration_are_found_in_order(modes: list[tuple[str, int]]) -> None:
+    text = "".join(f"# a comment\n< POWER_MODEL ID={number} NAME={name} >\nX CORE_0 1\n" for name, number in modes)
+    assert configured(text) == [PowerMode(name, number) for name, number in modes]

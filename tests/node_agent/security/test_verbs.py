@@ -86,7 +86,6 @@ def test_the_verbs_know_neither_torch_nor_numpy() -> None:
 
 
 def test_the_verbs_go_by_the_daemons_configuration(tmp_path: Path) -> None:
-    pytest.importorskip("node_agent.daemon.settings")
     config = tmp_path / "agent.yaml"
     config.write_text(f"data: {tmp_path / 'data'}\ninterface: lo\n")
     agent = [sys.executable, "-c", "from node_agent.cli import main; main()"]
