@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from agents import Board, a_job, in_thread, settings
 
-from node_agent.daemon import journal, running
+from node_agent.daemon import journal, running, slot
 
 STEPS = "for step in range(1, 4): tell(event='step', step=step)\n"
 FINISHED = "tell(event='finished')\n"
@@ -313,3 +313,19 @@ def test_a_power_mode_lasts_as_long_as_the_job(tmp_path: Path) -> None:
         error = board.end(board.run(FINISHED))["error"]
         assert error.startswith("power_mode: ")
         assert board.get("/v1/board")["power_mode"] is None
+
+
+def test_a_stop_waits_for_a_board_that_is_slow_to_go_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slot, "ENDING", 0.1)
+    mode, command = tmp_path / "mode", tmp_path / "nvpmodel"
+    mode.write_text("0")
+    command.write_text(
+        NVPMODEL.format(mode=mode, asked=tmp_path / "asked").replace("\n", "\n[ $1$2 = -m0 ] && sleep 1\n", 1)
+    )
+    command.chmod(0o755)
+    with in_thread(settings(tmp_path / "data", power_mode=2, nvpmodel=(str(command),))) as board:
+        job = board.run(FOREVER)
+        until_told(board, job)
+    assert mode.read_text() == "0\n"
+    record = json.loads((tmp_path / "data" / "jobs" / job / "record.json").read_text())
+    assert (record["state"], record["error"]) == ("failed", "the agent was stopped")
