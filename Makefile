@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test format setup bench-ring bench-links bench-ddp bench-compression bench-overlap fuzz bench-namespaces bench-worlds bench-relay bench-clocks bench-orbit bench-detection clean
+.PHONY: demo test test-aarch64 format setup bench-ring bench-links bench-ddp bench-compression bench-overlap fuzz bench-namespaces bench-worlds bench-relay bench-clocks bench-orbit bench-detection clean
 
 demo: $(READY)  ## the main job: three compressors over four satellites' links
 	$(BIN)/edgesim run topologies/leo-ring-4.yaml
@@ -15,6 +15,9 @@ test: $(READY)  ## lint, types and tests
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist worksteal -m "not alone"
 	$(BIN)/pytest -m alone
+
+test-aarch64: $(READY)  ## the agent on an emulated aarch64 processor, its tests and a ring with x86-64: needs root, debootstrap, qemu
+	$(BIN)/python tests/aarch64/prove.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

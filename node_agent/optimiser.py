@@ -14,7 +14,7 @@ from math import sqrt
 from typing import Any
 
 import torch
-from torch import optim
+from torch import Tensor, optim
 from torch.optim.optimizer import ParamsT
 
 
@@ -33,21 +33,24 @@ class Adam(optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of every parameter that has a gradient; `closure` is not asked for, and refused."""
+        """One step of every parameter that has a gradient. Returns what `closure`, called first, returns."""
+        loss = None
         if closure is not None:
-            raise ValueError("closure: Adam takes gradients as they are")
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    _step(parameter, self.state[parameter], group["lr"], *group["betas"], group["eps"])
-        return None
+                    _step(parameter, parameter.grad, self.state[parameter], group["lr"], group["betas"], group["eps"])
+        return loss
 
 
-def _step(x: torch.Tensor, state: dict[str, Any], lr: float, beta1: float, beta2: float, eps: float) -> None:
+def _step(x: Tensor, g: Tensor, state: dict[str, Any], lr: float, betas: tuple[float, float], eps: float) -> None:
     if not state:
         state.update(step=0, first=torch.zeros_like(x), second=torch.zeros_like(x))
     state["step"] += 1
-    t, s, q, g = state["step"], state["first"], state["second"], x.grad
+    beta1, beta2 = betas
+    t, s, q = state["step"], state["first"], state["second"]
     s.mul_(beta1).add_(g)
     q.mul_(beta2).add_(g.square())
     # The reciprocal root is a root and a quotient on every CPU; the root alone is left to libraries on some.
