@@ -22,8 +22,8 @@ from node_agent.job import BackgroundSettings, Job, LinkSettings, SceneSettings
 from node_agent.workloads.scenes import open_scene, target_prior
 
 AGENT = ("-c", "from node_agent.cli import main; main()", "run")
-COMPRESSORS = ("none", "bf16", "topk", "qsgd", "powersgd", "gcc", "nsi")
-"""one for each way in which gradients become bytes and bytes gradients"""
+COMPRESSORS = ("none", "powersgd", "gcc", "nsi")
+"""sums of dense gradients, of factors that every node makes orthonormal, under an agreed mask, and own coordinates"""
 
 NETWORK = (101, 83, 21)
 """odd widths, so that there are entries past the last whole vector of any processor"""

@@ -29,6 +29,7 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "PYTHONPATH": "/project:/packages",
     "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONUNBUFFERED": "1",
     "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",

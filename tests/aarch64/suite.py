@@ -9,7 +9,10 @@ from pathlib import Path
 
 from root import Root
 
-LEFT_OUT: dict[str, str] = {}
+LEFT_OUT = {
+    "tests/node_agent/test_agent_cli.py": "agents started as processes of their own, which the ring is made of",
+    "tests/node_agent/test_ddp.py": "DDP scripts with every compressor, in processes that each import torch anew",
+}
 """tests or their files, and why they are left out; beside them those marked `alone`, which compare speeds"""
 
 LIMIT = 3600
