@@ -66,10 +66,15 @@ def main() -> int:
         print(f"test-aarch64: {error}", file=sys.stderr)
         return FAILED
     report(f"Debian {SUITE} arm64, emulated by {emulator()}; made or found in {time.monotonic() - began:.0f} s")
-    report(f"there: {output(root.command('python3', '-c', VERSIONS))}")
-    report(f"here:  {output([sys.executable, '-c', VERSIONS])}")
-    report(f"there the daemon's packages are imported: {output(root.command('python3', '-c', imports()))}")
     good = True
+    for title, command in (
+        ("there", root.command("python3", "-c", VERSIONS)),
+        ("here", [sys.executable, "-c", VERSIONS]),
+        ("imported there, for the daemon", root.command("python3", "-c", imports())),
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        good = good and done.returncode == 0
+        report(f"{title}: {done.stdout.strip() or 'FAILED: ' + ' '.join(done.stderr.splitlines()[-1:])}")
     if options.only != "tests":
         good = rings(root, report) and good
     if options.only != "ring":
@@ -92,11 +97,6 @@ def emulator() -> str:
 
 def imports() -> str:
     return f"import {', '.join(DAEMON.split())}; print('{DAEMON}')"
-
-
-def output(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else f"FAILED: {(done.stderr.splitlines() or ['?'])[-1]}"
 
 
 def rings(root: Root, report: Report) -> bool:
@@ -124,7 +124,8 @@ def tests(root: Root, folder: Path, report: Report) -> bool:
     for name, reason in suite.LEFT_OUT.items():
         report(f"  {name}: {reason}")
     outcome = suite.run(root, folder / "tests.log")
-    report(f"  {outcome.summary}")
+    for line in (*outcome.failed, outcome.summary):
+        report(f"  {line}")
     return outcome.passed
 
 

@@ -101,14 +101,14 @@ class Root:
             _install(self._packages, requirements, folder / "pip.log")
             listed.write_text(wanted)
 
-    def command(self, *program: str, shared: Path | None = None, environment: Sequence[str] = ()) -> list[str]:
+    def command(self, *program: str, shared: Path | None = None) -> list[str]:
         """The command that runs a program in the root, with this one's network. It finds the project in /project, its
-        packages on Python's path, and `shared` in /tmp/shared; of all else nothing stays. `environment`: NAME=value."""
+        packages on Python's path, and `shared` in /tmp/shared; of what it writes elsewhere in /tmp nothing stays."""
         variables = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
         return [
             *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--"),
             *("sh", "-c", ENTER, "enter", str(self._root), str(self._packages), str(self._project), str(shared or "")),
-            *("/usr/bin/env", "-i", *variables, *environment, *program),
+            *("/usr/bin/env", "-i", *variables, *program),
         ]
 
 

@@ -24,6 +24,7 @@ class Outcome:
     passed: bool
     summary: str
     """the last line of pytest"""
+    failed: tuple[str, ...]
 
 
 def run(root: Root, log: Path) -> Outcome:
@@ -38,8 +39,10 @@ def run(root: Root, log: Path) -> Outcome:
             stderr=subprocess.STDOUT,
             check=False,
         )
-    summaries = re.findall(
-        r"^=*\s*(\d+ (?:passed|failed|error).*?)\s*=*$", log.read_text(errors="replace"), re.MULTILINE
+    told = log.read_text(errors="replace")
+    summaries = re.findall(r"^=*\s*(\d+ (?:passed|failed|error).*?)\s*=*$", told, re.MULTILINE)
+    return Outcome(
+        done.returncode == 0,
+        summaries[-1] if summaries else f"no summary, ended with {done.returncode}: see {log}",
+        tuple(re.findall(r"^(?:FAILED|ERROR) .*", told, re.MULTILINE)),
     )
-    summary = summaries[-1] if summaries else f"no summary, ended with {done.returncode}: see {log}"
-    return Outcome(done.returncode == 0, summary)
