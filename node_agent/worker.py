@@ -36,8 +36,8 @@ from node_agent.pauses import Pauses
 from node_agent.probe import ATTEMPTS, LinkDeviation, measure
 from node_agent.ring import Ring
 from node_agent.staging import staging_for
-from node_agent.telemetry.device import carried
-from node_agent.telemetry.process import Telemetry
+from node_agent.telemetry.interface import carried
+from node_agent.telemetry.sampler import Sampler
 from node_agent.transport import Channel, Comparison, FramePool, Handshake, pass_on
 from node_agent.work import Work
 from node_agent.workloads.background import BackgroundError, BackgroundLearning
@@ -152,9 +152,9 @@ def _prepare_and_train(
     observer = Observer(job, workload, ring, clock, handshake, emit)
     observer.observe(0)
     tell_clock(job, clock, emit)
-    with Telemetry(job, emit) as telemetry:
+    with Sampler(job, emit) as sampler:
         finished = _steps(job, workload, exchange, ring, clock, handshake, observer, emit)
-    used = telemetry.energy
+    used = sampler.energy
     return replace(finished, energy_j=used.joules, power_source=used.source, energy_unmeasured_s=used.unmeasured_s)
 
 

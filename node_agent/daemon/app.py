@@ -26,6 +26,7 @@ from node_agent.daemon.refusal import Refusal, one_line
 from node_agent.daemon.settings import AgentSettings
 from node_agent.daemon.slot import Slot, no_room, statuses
 from node_agent.daemon.uploads import Upload
+from node_agent.device import facts
 
 KEEP_ALIVE = 1.0
 """s of silence in an event stream"""
@@ -94,7 +95,7 @@ def make(settings: AgentSettings, slot: Slot, certificates: Certificates, began:
     """The application. `began` by the monotonic clock, s."""
     app = FastAPI(
         title="edgesim node agent",
-        version=board.version("edgesim") or "0",
+        version=facts.version("edgesim") or "0",
         openapi_url="/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
@@ -107,7 +108,7 @@ def make(settings: AgentSettings, slot: Slot, certificates: Certificates, began:
         return Health(
             name=settings.name,
             state=slot.state,
-            version=board.version("edgesim") or "0",
+            version=facts.version("edgesim") or "0",
             uptime_s=time.monotonic() - began,
             time_s=time.time(),
             monotonic_s=time.monotonic(),

@@ -12,7 +12,6 @@ from __future__ import annotations
 import tempfile
 import time
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from node_agent.clock import VirtualClock
 from node_agent.compression import create
 from node_agent.compression.settings import CATALOGUE
 from node_agent.device.accelerator import finish
+from node_agent.device.facts import version
 from node_agent.device.measure import Timing, timed
 from node_agent.job import BackgroundSettings, Roofline, SceneSettings
 from node_agent.ring import Ring
@@ -181,7 +181,7 @@ def _calibrate(device: torch.device, quick: bool) -> Calibration:
     return Calibration(
         device="cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
         at_s=time.time(),
-        versions={name: _version(name) for name in ("edgesim", "torch", "numpy")},
+        versions={name: version(name) or "unknown" for name in ("edgesim", "torch", "numpy")},
         products=tuple(products),
         small=small,
         large=large,
@@ -192,13 +192,6 @@ def _calibrate(device: torch.device, quick: bool) -> Calibration:
         codings={name: _coding(name, budget) for name in CATALOGUE},
         gradients=sum(int(np.prod(shape)) for shape in GRADIENTS),
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _free(device: torch.device) -> float:

@@ -14,10 +14,13 @@ from typing import Any, Literal
 from node_agent.device import backend, facts, power
 from node_agent.device.commands import python, run_limited
 from node_agent.telemetry import sources
+from node_agent.telemetry.jetson import PowerMode
 
 Status = Literal["ok", "absent", "missing"]
 
 SHAPING = ("NET_SCH_NETEM", "NET_SCH_TBF", "WIREGUARD", "CFS_BANDWIDTH")
+TOLD_ANYWAY = (sources.BOARD, PowerMode.name)
+"""what telemetry finds, and other looks as well"""
 SHAPING_MODULES = ("sch_netem", "sch_tbf", "wireguard")
 
 Probe = Callable[[str, str], backend.Probed]
@@ -115,7 +118,8 @@ def _kernel(place: Place) -> Iterator[Finding]:
 
 def _telemetry(place: Place) -> Iterator[Finding]:
     for source in sources.describe(place.root):
-        yield Finding(f"telemetry {source.subject}", "ok" if source.found else "absent", source.detail)
+        if source.subject not in TOLD_ANYWAY:
+            yield Finding(f"telemetry {source.subject}", "ok" if source.found else "absent", source.detail)
 
 
 def _power(place: Place) -> Iterator[Finding]:
