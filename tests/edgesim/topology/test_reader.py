@@ -499,8 +499,8 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
             "bad.yaml:2: links: found 3, allowed a list",
             "bad.yaml:3: ring: found 'a', allowed a list",
             "bad.yaml:4: training: found an empty list, allowed a mapping of workload, scene, target, cube, "
-            "mask, prior, accelerator, compressor, density, steps, batch, learning_rate, network, evaluate_every, goal, "
-            "bucket",
+            "mask, prior, accelerator, compressor, density, steps, batch, learning_rate, network, evaluate_every, "
+            "goal, bucket",
             f"bad.yaml:5: defaults.link: found a list of 1, allowed a mapping of {PROPERTIES}, deadline, preset",
         ],
     ),
