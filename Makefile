@@ -7,7 +7,7 @@ READY := .venv/.ready
 # Where the environment forbids Python to keep what it has compiled, every process would compile everything anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test format setup bench-ring bench-links bench-ddp bench-compression bench-overlap fuzz bench-namespaces bench-worlds bench-relay bench-clocks bench-orbit bench-detection clean
+.PHONY: demo test test-aarch64 test-boards format setup bench-ring bench-links bench-ddp bench-compression bench-overlap bench-boards fuzz fuzz-api bench-namespaces bench-worlds bench-relay bench-clocks bench-orbit bench-detection clean
 
 demo: $(READY)  ## the main job: three compressors over four satellites' links
 	$(BIN)/edgesim run topologies/leo-ring-4.yaml
@@ -17,6 +17,12 @@ test: $(READY)  ## lint, types and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy & types=$$!; $(BIN)/pytest -n 2 --dist worksteal -m "not alone"; tests=$$?; wait $$types && exit $$tests
 	$(BIN)/pytest -m alone
+
+test-aarch64: $(READY)  ## the agent on an emulated aarch64 processor, its tests and a ring with x86-64: needs root, debootstrap, qemu
+	$(BIN)/python tests/aarch64/prove.py
+
+test-boards: $(READY)  ## runs over emulated boards and everything that may happen to them: needs root
+	$(BIN)/pytest tests/boards
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -45,6 +51,14 @@ bench-compression: $(READY)  ## every compressor: time beside copying, bits besi
 
 fuzz: $(READY)  ## 100,000 payloads changed by chance or malice, decoded
 	$(BIN)/python benchmarks/fuzz.py
+
+fuzz-api: $(READY)  ## the daemon's API against its own description, by schemathesis in an environment of its own
+	$(BIN)/python -m venv .venv/fuzz
+	.venv/fuzz/bin/pip install --quiet --disable-pip-version-check 'schemathesis==4.32.5'
+	$(BIN)/python benchmarks/fuzz_api.py --program $(CURDIR)/.venv/fuzz/bin/schemathesis
+
+bench-boards: $(READY)  ## two dozen emulated boards: enrolment, a run, what their daemons take at rest; needs root
+	$(BIN)/python benchmarks/boards.py --write
 
 bench-overlap: $(READY)  ## how much of a transfer vanishes behind backward
 	$(BIN)/python benchmarks/overlap.py

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from edgesim.topology.quantities import format_time
 from node_agent.events import Sent
 from node_agent.job import LinkSettings
 from node_agent.plain import plain
+
+_NEGLIGIBLE = 1e-3
+"""of the time of a run: a shorter time without a measurement is left out of the words, not out of the numbers"""
 
 
 def summarise(
@@ -108,8 +111,9 @@ def summarise(
             for (source, target), entry in entries.items()
             for missed in entry.deviations(at_rest=len(finished) == len(nodes))
         ],
-        "energy_j": _known({node: joules for node, (joules, _) in energy.items()}),
-        "energy_source": _known({node: source for node, (_, source) in energy.items()}),
+        "energy_j": _known({node: one.joules for node, one in energy.items()}),
+        "energy_source": _known({node: one.source for node, one in energy.items()}),
+        "energy_unmeasured_s": _known({node: one.unmeasured_s for node, one in energy.items()}),
         "params_sha256": digests.pop() if len(digests) == 1 and agree else None,
         "nodes_agree": agree,
     }
@@ -207,33 +211,44 @@ def _known(of_nodes: Mapping[str, Any]) -> dict[str, Any] | None:
     return dict(of_nodes) if any(value is not None for value in of_nodes.values()) else None
 
 
-def _energy(run: Run, node: str, steps: Columns) -> tuple[float | None, str | None]:
-    """J that a node's board takes for training, and how that is known: measured where it was, else modelled."""
-    joules, source = _measured_energy(run, node)
-    return (joules, source) if joules is not None else _modelled_energy(run, node, steps)
+class _Energy(NamedTuple):
+    """What training takes: J, None where that is not known; how it is known; and the time, s, that is not in it."""
+
+    joules: float | None
+    source: str | None
+    unmeasured_s: float | None
 
 
-def _measured_energy(run: Run, node: str) -> tuple[float | None, str | None]:
-    """As the node told when it finished, or else in its last sample: evaluations are in it."""
+def _energy(run: Run, node: str, steps: Columns) -> _Energy:
+    """Of a node's board: measured where it was, else modelled."""
+    measured = _measured_energy(run, node)
+    return measured if measured.joules is not None else _Energy(*_modelled_energy(run, node, steps), None)
+
+
+def _measured_energy(run: Run, node: str) -> _Energy:
+    """As the node told when it finished, or else in its last sample: evaluations are in it. Of a machine that several
+    nodes share, each has an equal part."""
     told = [event for event in run.events_of("finished") if event["node"] == node]
     if told:
         joules, power = told[0].get("energy_j"), told[0].get("power_source")
-        unmeasured, until = told[0].get("energy_unmeasured_s") or 0.0, ""
+        unmeasured, whole, until = told[0].get("energy_unmeasured_s") or 0.0, told[0]["time_s"], ""
     else:
         samples = run.telemetry
         mine = np.flatnonzero((samples["node"] == node) & np.isfinite(samples["energy_j"]))
         if not len(mine):
-            return None, None
-        joules, power, unmeasured, host_s = (
+            return _Energy(None, None, None)
+        joules, power, unmeasured, whole = (
             samples[name][mine[-1]].item() for name in ("energy_j", "power_source", "energy_unmeasured_s", "host_s")
         )
-        until = f", until {format_time(host_s)}, the last sample"
+        until = f", until {format_time(whole)}, the last sample"
     if joules is None:
-        return None, None
+        return _Energy(None, None, None)
     shared = _sharing(run, node)
-    whose = f", of the machine that {', '.join(shared)} share" if len(shared) > 1 else ""
-    without = f", without {format_time(unmeasured)} in which it was not known" if unmeasured else ""
-    return joules, f"measured: {power}{whose}{without}{until}"
+    parts = max(1, len(shared))
+    whose = f", an equal part of what the machine of {', '.join(shared)} took" if parts > 1 else ""
+    told_of = unmeasured > _NEGLIGIBLE * whole
+    without = f", without {format_time(unmeasured)} in which it was not known" if told_of else ""
+    return _Energy(joules / parts, f"measured: {power}{whose}{without}{until}", unmeasured)
 
 
 def _sharing(run: Run, node: str) -> list[str]:

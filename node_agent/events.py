@@ -268,7 +268,8 @@ class Sensors:
 
 @dataclass(frozen=True)
 class SensorLost:
-    """A source of telemetry failed and is left out from now on."""
+    """A source of telemetry, or a part of one, has failed several times in a row, or at the last sample. It is asked
+    again: samples have what it tells if it comes back."""
 
     rank: int
     node: str

@@ -1,7 +1,8 @@
 """Events as lines of JSON, whole: what one process writes, another one reads back as it was.
 
-Arrays are written as their bytes, little-endian, in base64; numbers that are not finite as strings. What is read comes
-from another machine: it is checked against the event's own description before it is one.
+Arrays are written as their bytes, little-endian, in base64; numbers that are not finite by their names, which the facts
+of a workload keep. What is read comes from another machine: it is checked against the event's own description before it
+is one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from node_agent.events import Event, Observation
 DTYPES = ("bool", "uint8", "int32", "int64", "float32", "float64")
 """of arrays"""
 
-MOST_AXES = 4
+MOST_AXES, MOST_ENTRIES = 4, 2**31
 
 _KINDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in get_args(events.Event)}
 _ADAPTERS = {name: TypeAdapter(kind) for name, kind in _KINDS.items() if kind is not Observation}
@@ -43,7 +44,7 @@ def encode(event: Event) -> bytes:
 def decode(line: bytes | str) -> Event:
     """The event of a line. Raises WireError where it is none."""
     try:
-        content = json.loads(line)
+        content = json.loads(line, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise WireError(f"not JSON: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
@@ -104,7 +105,7 @@ def _observation(content: dict[str, Any]) -> Observation:
     if not isinstance(arrays, dict):
         raise WireError(f"observation.arrays: found {_short(arrays)}, allowed an object")
     try:
-        bare = TypeAdapter(_Bare).validate_python(content)
+        bare = _Bare.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         raise WireError(f"observation.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
@@ -129,8 +130,11 @@ def _array(name: str, described: Any) -> NDArray[Any]:
     if dtype not in DTYPES:
         raise WireError(f"{place}: found dtype {_short(dtype)}, allowed {', '.join(DTYPES)}")
     sound = isinstance(shape, list) and len(shape) <= MOST_AXES
-    if not sound or not all(type(axis) is int and 0 <= axis < 2**31 for axis in shape):
-        raise WireError(f"{place}: found shape {_short(shape)}, allowed up to {MOST_AXES} lengths")
+    sound = sound and all(type(axis) is int and axis >= 0 for axis in shape)
+    if not sound or math.prod(axis or 1 for axis in shape) > MOST_ENTRIES:
+        raise WireError(
+            f"{place}: found shape {_short(shape)}, allowed up to {MOST_AXES} lengths, of {MOST_ENTRIES} entries"
+        )
     try:
         octets = base64.b64decode(text, validate=True)
     except (TypeError, ValueError, binascii.Error) as error:
@@ -140,6 +144,10 @@ def _array(name: str, described: Any) -> NDArray[Any]:
         raise WireError(f"{place}: found {len(octets)} bytes, allowed {wanted}, those of {dtype} in {shape}")
     stored = np.frombuffer(octets, np.dtype(dtype).newbyteorder("<")).reshape(shape)
     return stored.astype(np.dtype(dtype))
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"found {name}, which is no JSON")
 
 
 def _short(value: Any) -> str:

@@ -31,12 +31,13 @@ from node_agent.job import Job, ProbeSettings
 from node_agent.judgement import at_rest, deviations
 from node_agent.link import POSTED, IncomingLink, OutgoingLink
 from node_agent.link_model import ConnectionLost, LinkError, LinkModel, expected, framed
+from node_agent.optimiser import Adam
 from node_agent.pauses import Pauses
 from node_agent.probe import ATTEMPTS, LinkDeviation, measure
 from node_agent.ring import Ring
 from node_agent.staging import staging_for
-from node_agent.telemetry.device import carried
-from node_agent.telemetry.process import Telemetry
+from node_agent.telemetry.interface import carried
+from node_agent.telemetry.sampler import Sampler
 from node_agent.transport import Channel, Comparison, FramePool, Handshake, pass_on
 from node_agent.work import Work
 from node_agent.workloads.background import BackgroundError, BackgroundLearning
@@ -151,9 +152,9 @@ def _prepare_and_train(
     observer = Observer(job, workload, ring, clock, handshake, emit)
     observer.observe(0)
     tell_clock(job, clock, emit)
-    with Telemetry(job, emit) as telemetry:
+    with Sampler(job, emit) as sampler:
         finished = _steps(job, workload, exchange, ring, clock, handshake, observer, emit)
-    used = telemetry.energy
+    used = sampler.energy
     return replace(finished, energy_j=used.joules, power_source=used.source, energy_unmeasured_s=used.unmeasured_s)
 
 
@@ -411,14 +412,12 @@ def make_exchange(job: Job, model: nn.Module, ring: Ring, clock: Clock) -> Excha
     return Exchange(model, compressor, ring, limit, clock, staging_for(next(model.parameters()).device))
 
 
-def make_optimiser(model: nn.Module, learning_rate: float, compressor: Compressor) -> torch.optim.Adam:
+def make_optimiser(model: nn.Module, learning_rate: float, compressor: Compressor) -> Adam:
     """Adam, without its first moment for the layers whose gradients the compressor has given momentum already."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         groups.setdefault(0.0 if name in compressor.corrected else MOMENTUM, []).append(parameter)
-    return torch.optim.Adam(
-        [{"params": those, "betas": (momentum, 0.999)} for momentum, those in groups.items()], lr=learning_rate
-    )
+    return Adam([{"params": those, "betas": (momentum, 0.999)} for momentum, those in groups.items()], lr=learning_rate)
 
 
 class Observer:

@@ -171,7 +171,7 @@ class BoardClient:
         return self._octets("GET", "/certificate-request")
 
     def put_certificate(self, certificate: bytes) -> None:
-        headers = {"content-type": "application/x-pem-file"}
+        headers = {"content-type": "text/plain"}
         self._octets("PUT", "/certificate", content=certificate, headers=headers)
 
     def log(self, job: str, offset: int = 0) -> bytes:

@@ -214,7 +214,7 @@ def _client(authority: Authority, board: EnrolledBoard) -> httpx.Client:
 
 
 def _answer(client: httpx.Client, board: EnrolledBoard, method: str, path: str, content: bytes | None = None) -> bytes:
-    headers = {"Content-Type": "application/x-pem-file"} if content is not None else None
+    headers = {"Content-Type": "text/plain"} if content is not None else None
     try:
         with client.stream(method, path, content=content, headers=headers) as response:
             answer = b""

@@ -34,7 +34,7 @@ class File(Body):
     """A file that a job needs, announced before it is sent."""
 
     name: str = Field(pattern=FILE_NAME)
-    bytes: int = Field(ge=0)
+    bytes: int = Field(ge=0, strict=True)
     sha256: str = Field(pattern=SHA256)
 
 
@@ -43,7 +43,10 @@ class Claim(Body):
 
     run: str = Field(pattern=RUN_NAME, description="name of the run, for people")
     lease_s: float = Field(
-        ge=SHORTEST_LEASE, le=LONGEST_LEASE, description="silence of the controller after which the job is ended"
+        ge=SHORTEST_LEASE,
+        le=LONGEST_LEASE,
+        strict=True,
+        description="silence of the controller after which the job is ended",
     )
     files: tuple[File, ...] = Field(default=(), max_length=MOST_FILES)
 
@@ -59,7 +62,7 @@ class BenchTask(Body):
     """Calibrate a device profile; it is the job's result."""
 
     kind: Literal["bench"] = "bench"
-    quick: bool = Field(default=False, description="fewer repetitions")
+    quick: bool = Field(default=False, strict=True, description="fewer repetitions")
 
 
 Task = Annotated[Union[RunTask, BenchTask], Field(discriminator="kind")]  # noqa: UP007

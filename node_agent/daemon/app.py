@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Route
 
 from node_agent.daemon import board, metrics
 from node_agent.daemon.api import Board, Claim, Health, JobStatus, Received, Refused, Task
@@ -25,6 +26,7 @@ from node_agent.daemon.refusal import Refusal, one_line
 from node_agent.daemon.settings import AgentSettings
 from node_agent.daemon.slot import Slot, no_room, statuses
 from node_agent.daemon.uploads import Upload
+from node_agent.device import facts
 
 KEEP_ALIVE = 1.0
 """s of silence in an event stream"""
@@ -86,14 +88,14 @@ def _sent(kind: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {kind: {"schema": {"type": "string"}}}}}
 
 
-OCTETS, PEM, EVENTS = "application/octet-stream", "application/x-pem-file", "application/x-ndjson"
+OCTETS, PEM, EVENTS = "application/octet-stream", "text/plain", "application/x-ndjson"
 
 
 def make(settings: AgentSettings, slot: Slot, certificates: Certificates, began: float) -> FastAPI:
     """The application. `began` by the monotonic clock, s."""
     app = FastAPI(
         title="edgesim node agent",
-        version=board.version("edgesim") or "0",
+        version=facts.version("edgesim") or "0",
         openapi_url="/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
@@ -106,7 +108,7 @@ def make(settings: AgentSettings, slot: Slot, certificates: Certificates, began:
         return Health(
             name=settings.name,
             state=slot.state,
-            version=board.version("edgesim") or "0",
+            version=facts.version("edgesim") or "0",
             uptime_s=time.monotonic() - began,
             time_s=time.time(),
             monotonic_s=time.monotonic(),
@@ -269,7 +271,8 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def not_found(request: Request, error: HTTPException) -> Response:
         text = one_line(f"{request.method} {request.scope['path']}: {error.detail}")
-        return _refuse(error.status_code, text, headers=error.headers)
+        headers = {"allow": _allowed(app, request)} if error.status_code == 405 else error.headers
+        return _refuse(error.status_code, text, headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -288,6 +291,13 @@ def _refuse(
 ) -> Response:
     body = Refused(error=error, status=status).model_dump(mode="json")
     return JSONResponse(body, code, headers=dict(headers or {}))
+
+
+def _allowed(app: FastAPI, request: Request) -> str:
+    """The methods that the path knows: there is a route for each."""
+    routes = [route for route in app.routes if isinstance(route, Route)]
+    found = [route for route in routes if route.matches(request.scope)[0] != Match.NONE]
+    return ", ".join(sorted({method for route in found for method in route.methods or ()}))
 
 
 def _short(value: Any) -> str:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from functools import cache
-from importlib import metadata
-from pathlib import Path
 
 import psutil
 
@@ -15,20 +12,18 @@ from node_agent.daemon import disk
 from node_agent.daemon.api import Board
 from node_agent.daemon.network import address_of
 from node_agent.daemon.settings import AgentSettings
-from node_agent.device import power
-
-MODEL = Path("/proc/device-tree/model")
-BOOT = Path("/proc/sys/kernel/random/boot_id")
+from node_agent.device import facts, power
+from node_agent.telemetry.host import boot_id
 
 
 def describe(settings: AgentSettings) -> Board:
     """May ask the board's own commands, and take its time. Raises NoAddress."""
     return Board(
         name=settings.name,
-        versions={name: version(name) for name in ("edgesim", "python", "torch", "numpy")},
+        versions={name: facts.version(name) for name in ("edgesim", "python", "torch", "numpy")},
         machine=platform.machine(),
-        model=model(),
-        boot=_text(BOOT) or "unknown",
+        model=facts.model() or _system(),
+        boot=boot_id() or "unknown",
         interface=settings.interface,
         address=address_of(settings.interface),
         cores=len(settings.cpus or os.sched_getaffinity(0)),
@@ -40,22 +35,8 @@ def describe(settings: AgentSettings) -> Board:
     )
 
 
-@cache
-def version(name: str) -> str | None:
-    """As installed, without importing it; None if it is not."""
-    if name == "python":
-        return platform.python_version()
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def model() -> str:
-    """As the firmware names the board, else the operating system."""
-    found = _text(MODEL)
-    if found:
-        return found
+def _system() -> str:
+    """The operating system's name."""
     try:
         return platform.freedesktop_os_release()["PRETTY_NAME"]
     except (OSError, KeyError):
@@ -70,10 +51,3 @@ def _power_mode(nvpmodel: tuple[str, ...]) -> str | None:
         return str(power.current(nvpmodel))
     except power.PowerError:
         return None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip("\0 \n")
-    except OSError:
-        return ""

@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from node_agent.daemon.board import version
 from node_agent.daemon.slot import Slot
+from node_agent.device.facts import version
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

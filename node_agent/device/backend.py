@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from node_agent.device.commands import GRACE, python, run_limited
+from node_agent.device.facts import version
+from node_agent.telemetry.host import boot_id
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -28,8 +29,6 @@ LIMIT = 120.0
 
 KEPT = "EDGESIM_PROBES"
 """environment variable with the file in which the outcomes of probes are kept; not set: they are not kept"""
-
-BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 BOTH = "cpu:gloo,cuda:nccl"
 
@@ -70,7 +69,7 @@ def kept_probe(backend: str, device: str, probe: Callable[[str, str], Probed] = 
     place = os.environ.get(KEPT)
     if not place:
         return probe(backend, device)
-    file, key = Path(place), f"{backend} on {device}, torch {version('torch')}, boot {BOOT.read_text().strip()}"
+    file, key = Path(place), f"{backend} on {device}, torch {version('torch')}, boot {boot_id()}"
     try:
         kept = json.loads(file.read_text())
         return Probed(bool(kept[key][0]), str(kept[key][1]))

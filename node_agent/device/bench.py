@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,9 @@ from node_agent.clock import VirtualClock
 from node_agent.compression import create
 from node_agent.compression.settings import CATALOGUE
 from node_agent.device.accelerator import finish
+from node_agent.device.facts import version
 from node_agent.job import BackgroundSettings, Roofline, SceneSettings
+from node_agent.optimiser import Adam
 from node_agent.ring import Ring
 from node_agent.work import Work
 from node_agent.workloads.background import BackgroundLearning
@@ -219,7 +220,7 @@ def _calibrate(device: torch.device, quick: bool) -> Calibration:
     return Calibration(
         device="cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
         at_s=time.time(),
-        versions={name: _version(name) for name in ("edgesim", "torch", "numpy")},
+        versions={name: version(name) or "unknown" for name in ("edgesim", "torch", "numpy")},
         products=tuple(products),
         working=working,
         large=large,
@@ -230,13 +231,6 @@ def _calibrate(device: torch.device, quick: bool) -> Calibration:
         codings={name: _coding(name, budget) for name in CATALOGUE},
         gradients=sum(int(np.prod(shape)) for shape in GRADIENTS),
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _free(device: torch.device) -> float:
@@ -302,7 +296,7 @@ def measured_step(
             settings = settings.model_copy(update={"network": network})
         workload = BackgroundLearning(settings, 0, 0, device)
         workload.prepare(Ring(0, 1, VirtualClock()))
-        optimiser = torch.optim.Adam(workload.model.parameters(), lr=workload.learning_rate)
+        optimiser = Adam(workload.model.parameters(), lr=workload.learning_rate)
 
         def step() -> None:
             optimiser.zero_grad()

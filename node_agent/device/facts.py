@@ -7,13 +7,15 @@ import gzip
 import os
 import platform
 import re
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
-from node_agent.telemetry.board import identify
 from node_agent.telemetry.files import text
+from node_agent.telemetry.jetson import firmware_model, identify
 
 _JETPACKS = {32: "4", 35: "5", 36: "6", 38: "7", 39: "7"}
 """major release of JetPack by that of L4T (NVIDIA, Jetson Linux archive)"""
@@ -33,8 +35,18 @@ class Interface(NamedTuple):
 
 def model(root: Path = Path("/")) -> str | None:
     """The board, as its firmware names it: device tree, else DMI."""
-    of_dmi = text(root / "sys/class/dmi/id/product_name")
-    return text(root / "proc/device-tree/model") or of_dmi
+    return firmware_model(root) or text(root / "sys/class/dmi/id/product_name") or None
+
+
+@cache
+def version(name: str) -> str | None:
+    """Of Python or of a package, as installed, without importing it; None if it is not."""
+    if name == "python":
+        return platform.python_version()
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def release(root: Path = Path("/")) -> str | None:

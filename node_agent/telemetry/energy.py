@@ -7,7 +7,8 @@ class Energy:
     """Integrates power over the time since 0, by the trapezoidal rule where it was sampled.
 
     Before the first sample and after the last the power is taken to be theirs. A stretch without a sample that is
-    longer than `longest_gap` (s) is not bridged: it counts as unmeasured, and what was used in it is left out.
+    longer than `longest_gap` (s) is not bridged: it counts as unmeasured, and what was used in it is left out. So does,
+    however short, the time before a meter's first count and after its last.
     """
 
     def __init__(self, longest_gap: float) -> None:
@@ -24,6 +25,8 @@ class Energy:
 
     def count(self, time: float, joules: float) -> None:
         """What a meter has counted until `time`, from the last call on: known however long that took."""
+        if self._latest is None:
+            self._unmeasured += time
         self._joules += joules
         self._latest = time, None
 

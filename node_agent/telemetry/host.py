@@ -14,6 +14,11 @@ SHORTEST = 0.1
 """s; the kernel's account of the processors is kept in hundredths, and of a shorter time it tells nothing"""
 
 
+def boot_id(root: Path = Path("/")) -> str | None:
+    """What processes of one running system have in common, whatever their namespaces, and no others; None: not told."""
+    return files.text(root / "proc/sys/kernel/random/boot_id")
+
+
 class Process:
     """This process: all its threads, without its children."""
 

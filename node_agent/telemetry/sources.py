@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from node_agent.telemetry import board, files, tegrastats_program
+from node_agent.telemetry import host, jetson, tegrastats_program
 from node_agent.telemetry.host import Disk, Memory, Network, Process, Processors
-from node_agent.telemetry.ina import Rails
-from node_agent.telemetry.jetson import Gpu, MemoryClock, PowerMode
+from node_agent.telemetry.jetson import Gpu, MemoryClock, PowerMode, Temperatures
+from node_agent.telemetry.rails import Rails
 from node_agent.telemetry.rapl import Rapl
 from node_agent.telemetry.tegrastats_program import Tegrastats
-from node_agent.telemetry.thermal import Temperatures
 
 ROOT = Path("/")
+BOARD = "board"
 POWER = "power"
 
 
@@ -24,24 +24,53 @@ class Source(Protocol):
     def name(self) -> str: ...
 
     def read(self) -> dict[str, Any]:
-        """Fields of `events.Telemetry`, None where one is not known now; and `counted_j`, what a meter of energy has
-        counted since the last call. May raise: then the source is of no more use."""
+        """Fields of `events.Telemetry`, None where one is not known now; `counted_j`, what a meter of energy has
+        counted since the last call; and `failures`, the errors of parts of the source, by the part's name. May raise
+        whatever it is that keeps it from answering now."""
 
     def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
-class Described:
+class Measurable:
+    """Something that may be measured, or what tells how it is."""
+
     subject: str
     found: bool
     detail: str
     """one line, for people"""
 
 
-def open_sources(
-    interface: str, folder: Path, interval: float, root: Path = ROOT
-) -> tuple[list[Source], list[tuple[str, str]]]:
-    """The sources that there are, the better first, and of those that could not be opened the name and why.
+@dataclass(frozen=True)
+class Opened:
+    """What a node samples, and what it is."""
+
+    sources: list[Source]
+    """the better first"""
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    """name of each that could not be opened, and why"""
+    measurable: list[Measurable] = field(default_factory=list)
+    machine: str | None = None
+    """boot ID"""
+
+
+class _Found:
+    """What there is below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.board = jetson.identify(root)
+        self.rails, self.gpu, self.clock = Rails(root, self.board), Gpu(root), MemoryClock(root)
+        self.temperatures, self.mode, self.rapl = Temperatures(root), PowerMode(root), Rapl(root)
+        self.program = tegrastats_program.find(root)
+
+    @property
+    def wanted(self) -> Path | None:
+        """The program, on a board whose files leave open what it might tell."""
+        return self.program if self.board is not None and (self.rails.total is None or self.gpu.load is None) else None
+
+
+def open_sources(interface: str, folder: Path, interval: float, root: Path = ROOT) -> Opened:
+    """Open what there is.
 
     Args:
         interface: whose bytes are counted.
@@ -49,57 +78,54 @@ def open_sources(
         interval: s between samples.
         root: below which the kernel's files are.
     """
-    of = board.identify(root)
-    rails, gpu = Rails(root, of), Gpu(root)
+    found = _Found(root)
     sources: list[Source] = [Process(), Processors(root), Memory(), Network(interface), Disk(root, folder)]
-    sources += [Temperatures(root), gpu, MemoryClock(root), PowerMode(root)]
-    sources += [rails] if rails.rails else []
-    failed = []
-    program = tegrastats_program.find(root) if _wanting(of, rails, gpu) else None
-    if program is not None:
+    sources += [found.temperatures, found.gpu, found.clock, found.mode]
+    sources += [found.rails] if found.rails.rails else []
+    failure = None
+    if found.wanted is not None:
         try:
-            sources.append(Tegrastats(program, interval))
+            sources.append(Tegrastats(found.wanted, interval))
         except OSError as error:
-            failed.append((tegrastats_program.BY, error.strerror or str(error)))
-    rapl = Rapl(root)
-    sources += [rapl] if of is None and rapl.total else []
-    return sources, failed
+            failure = error.strerror or str(error)
+    sources += [found.rapl] if found.board is None and found.rapl.total else []
+    failed = [] if failure is None else [(tegrastats_program.BY, failure)]
+    return Opened(sources, failed, list(_describe(found, failure)), host.boot_id(root))
 
 
-def _wanting(of: board.Board | None, rails: Rails, gpu: Gpu) -> bool:
-    """Whether this is a board whose files leave open what another program might tell."""
-    return of is not None and (rails.total is None or gpu.load is None)
-
-
-def describe(root: Path = ROOT) -> list[Described]:
+def describe(root: Path = ROOT) -> list[Measurable]:
     """What is measured on this machine, and what its total power is by definition."""
-    of = board.identify(root)
-    rails, gpu = Rails(root, of), Gpu(root)
-    program = tegrastats_program.find(root)
-    used = program is not None and _wanting(of, rails, gpu)
-    return [
-        Described("board", of is not None, str(of) if of else "not a Jetson"),
-        *_power(root, of, rails, used),
-        _temperatures(root),
-        *(_of_board(root, gpu, used) if of is not None else ()),
-        *([_tegrastats(program, used)] if of is not None else []),
-    ]
+    return list(_describe(_Found(root)))
 
 
-def _power(root: Path, of: board.Board | None, rails: Rails, used: bool) -> Iterator[Described]:
-    rapl = Rapl(root)
-    if rails.total is not None:
-        besides = [rail for rail in rails.rails if rail not in rails.total.split(" by ")[0].split(" + ")]
+def _describe(found: _Found, failure: str | None = None) -> Iterator[Measurable]:
+    """`failure`: why the program could not be started."""
+    used = found.wanted is not None and failure is None
+    yield Measurable(BOARD, found.board is not None, str(found.board) if found.board else "not a Jetson")
+    yield _power(found, used)
+    zones = found.temperatures.read()["temperatures_c"] or {}
+    yield Measurable(Temperatures.name, bool(zones), ", ".join(zones) or "none")
+    if found.board is not None:
+        yield _gpu(found.gpu, used)
+        clock, mode = found.clock.clock, found.mode.mode
+        yield Measurable(MemoryClock.name, clock is not None, str(clock or "in no file that this user may read"))
+        yield Measurable(PowerMode.name, mode is not None, mode or "nvpmodel has left none")
+        yield _tegrastats(found, failure)
+
+
+def _power(found: _Found, used: bool) -> Measurable:
+    rails, rapl = found.rails, found.rapl
+    if rails.parts is not None:
+        besides = [rail for rail in rails.rails if rail not in rails.parts]
         also = f"; besides: {', '.join(besides)}" if besides else ""
-        yield Described(POWER, True, f"total is {rails.total}{also}")
-    elif used:
-        yield Described(POWER, True, f"total as far as {tegrastats_program.BY} tells it: {_why_not(rails)}")
-    elif of is None and rapl.total is not None:
-        yield Described(POWER, True, f"total is {rapl.total}: other processes' energy is in it")
-    elif of is None and rapl.hidden:
-        yield Described(POWER, False, f"no energy is measured: {rapl.name} is for root to read")
-    else:
-        yield Described(POWER, False, f"no energy is measured: {_why_not(rails)}")
+        return Measurable(POWER, True, f"total is {rails.total}{also}")
+    if used:
+        return Measurable(POWER, True, f"total as far as {tegrastats_program.BY} tells it: {_why_not(rails)}")
+    if found.board is None and rapl.total is not None:
+        return Measurable(POWER, True, f"total is {rapl.total}: other processes' energy is in it")
+    if found.board is None and rapl.hidden:
+        return Measurable(POWER, False, f"no energy is measured: {rapl.name} is for root to read")
+    return Measurable(POWER, False, f"no energy is measured: {_why_not(rails)}")
 
 
 def _why_not(rails: Rails) -> str:
@@ -110,28 +136,16 @@ def _why_not(rails: Rails) -> str:
     return "no power rails"
 
 
-def _temperatures(root: Path) -> Described:
-    found = Temperatures(root).read()["temperatures_c"] or {}
-    return Described("temperatures", bool(found), ", ".join(found) or "none")
-
-
-def _of_board(root: Path, gpu: Gpu, used: bool) -> Iterator[Described]:
+def _gpu(gpu: Gpu, used: bool) -> Measurable:
     parts = {"load": gpu.load, "clock": gpu.clock}
     there = [name for name, path in parts.items() if path is not None]
     by = f" (load by {tegrastats_program.BY})" if used and gpu.load is None else ""
-    yield Described(gpu.name, bool(there) or used, (" and ".join(there) or "in no file that may be read") + by)
-    clock = MemoryClock(root).clock
-    yield Described(MemoryClock.name, clock is not None, str(clock) if clock else "in no file that this user may read")
-    mode = PowerMode(root).mode
-    yield Described(PowerMode.name, mode is not None, mode or "nvpmodel has left none")
+    return Measurable(gpu.name, bool(there) or used, (" and ".join(there) or "in no file that may be read") + by)
 
 
-def _tegrastats(program: Path | None, used: bool) -> Described:
-    if program is None:
-        return Described(tegrastats_program.BY, False, "not installed")
-    return Described(tegrastats_program.BY, True, f"{program}, {'used' if used else 'not needed'}")
-
-
-def machine(root: Path = ROOT) -> str | None:
-    """What processes of one running system have in common, whatever their namespaces, and no others; None: not told."""
-    return files.text(root / "proc/sys/kernel/random/boot_id")
+def _tegrastats(found: _Found, failure: str | None) -> Measurable:
+    if found.program is None:
+        return Measurable(tegrastats_program.BY, False, "not installed")
+    if failure is not None:
+        return Measurable(tegrastats_program.BY, False, f"{found.program}: {failure}")
+    return Measurable(tegrastats_program.BY, True, f"{found.program}, {'used' if found.wanted else 'not needed'}")

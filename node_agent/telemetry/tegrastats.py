@@ -5,6 +5,7 @@
     [RAIL now/mean | RAIL now mW/mean mW[/most mW] ...]
 
 The line differs between releases, boards and users: every field is optional, and what is not understood is left out.
+Rails are told by their unit; where the line has none, as of L4T 32, by the names of NVIDIA's boards.
 Source: "tegrastats Utility" of NVIDIA's Jetson Linux Developer Guide, and lines of boards with L4T 32 to 39.
 """
 
@@ -13,8 +14,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from node_agent.telemetry.jetson import NO_SENSORS, OFF
 from node_agent.telemetry.rails import UNCONNECTED
-from node_agent.telemetry.thermal import NO_SENSORS, OFF
 
 # Runs of digits are bounded: a number of any length may stand in a damaged line.
 _MEMORY = re.compile(r"(?<!\S)(RAM|SWAP)\s+([0-9]{1,12})/([0-9]{1,12})([kMG]?)B(?![A-Za-z])")
@@ -27,7 +28,9 @@ _GPU = re.compile(
 _TEMPERATURE = re.compile(
     r"(?<!\S)([A-Za-z]\w*)@(-?[0-9]{1,4}(?:\.[0-9]{1,6})?)C(?:/-?[0-9]{1,4}(?:\.[0-9]{1,6})?C)?(?=\s|$)"
 )
-_RAIL = re.compile(r"(?<!\S)([A-Za-z]\w*)\s+(-?[0-9]{1,9})(?:mW)?/-?[0-9]{1,9}(?:mW)?(?:/-?[0-9]{1,9}(?:mW)?)?(?=\s|$)")
+_MILLIWATTS = r"(-?[0-9]{1,9})mW/-?[0-9]{1,9}mW(?:/-?[0-9]{1,9}mW)?(?=\s|$)"
+_RAIL = re.compile(rf"(?<!\S)([A-Za-z]\w*)\s+{_MILLIWATTS}")
+_BARE_RAIL = re.compile(rf"(?<!\S)((?:VDD|VIN|POM)\w*|GPU|CPU|SOC|CV|SYS5V)\s+{_MILLIWATTS.replace('mW', '')}")
 _UNITS = {"": 1, "k": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -75,6 +78,7 @@ def parse(line: str) -> Sample:
     emc, gpu = _EMC.search(line), _GPU.search(line)
     clocks = (gpu[2] or gpu[3] or "").split(",") if gpu else []
     temperatures = {name: float(value) for name, value in _TEMPERATURE.findall(line) if name not in NO_SENSORS}
+    rails = [*_RAIL.findall(line), *_BARE_RAIL.findall(line)]
     return Sample(
         ram=memory.get("RAM"),
         swap=memory.get("SWAP"),
@@ -84,7 +88,7 @@ def parse(line: str) -> Sample:
         gpu_percent=float(gpu[1]) if gpu and gpu[1] else None,
         gpu_hz=tuple(_hz(clock) for clock in clocks if clock),
         temperatures={name: value for name, value in temperatures.items() if value > OFF},
-        rails={name: int(milliwatts) / 1e3 for name, milliwatts in _RAIL.findall(line) if name != UNCONNECTED},
+        rails={name: int(milliwatts) / 1e3 for name, milliwatts in rails if name != UNCONNECTED},
     )
 
 

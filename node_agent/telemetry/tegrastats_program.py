@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from node_agent.telemetry import rails
+from node_agent.telemetry.jetson import highest
 from node_agent.telemetry.tegrastats import Sample, parse
-from node_agent.telemetry.thermal import highest
 
 PLACES = ("usr/bin/tegrastats", "usr/sbin/tegrastats")
 

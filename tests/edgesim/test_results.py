@@ -461,18 +461,32 @@ def finished(rank: int, **energy: Any) -> Finished:
 
 
 def test_energy_is_told_with_what_it_is_of(tmp_path: Path) -> None:
+    """a and c are on one machine, which took 25.5 J by the account of a: half of that is a's part."""
     rails = {"energy_j": 25.5, "power_source": "VDD_IN by ina3221 hwmon", "energy_unmeasured_s": 7.5}
     events: list[Event] = [step(rank, 1) for rank in range(3)]
     events += [Sensors(rank, node, machine, {}) for rank, (node, machine) in enumerate(zip("abc", "xyx", strict=True))]
     run = written(tmp_path, "abc", [*events, finished(0, **rails), finished(1, **rails), finished(2)])
     summary = summarise(run)
-    assert summary["energy_j"] == {"a": 25.5, "b": 25.5, "c": None}
+    assert summary["energy_j"] == {"a": 12.75, "b": 25.5, "c": None}
+    assert summary["energy_unmeasured_s"] == {"a": 7.5, "b": 7.5, "c": None}
     unknown = "without 7.5 s in which it was not known"
     assert summary["energy_source"] == {
-        "a": f"measured: VDD_IN by ina3221 hwmon, of the machine that a, c share, {unknown}",
+        "a": f"measured: VDD_IN by ina3221 hwmon, an equal part of what the machine of a, c took, {unknown}",
         "b": f"measured: VDD_IN by ina3221 hwmon, {unknown}",
         "c": None,
     }
+
+
+def test_energy_of_nodes_that_share_a_machine_comes_to_that_of_the_machine(tmp_path: Path) -> None:
+    """Its counter told each of them of all 40 J, but for the moment before the first reading."""
+    rapl = {"energy_j": 40.0, "power_source": "RAPL package, of the whole host", "energy_unmeasured_s": 0.0004}
+    events: list[Event] = [step(rank, 1) for rank in range(2)]
+    events += [Sensors(rank, node, "one", {}) for rank, node in enumerate("ab")]
+    summary = summarise(written(tmp_path, "ab", [*events, finished(0, **rapl), finished(1, **rapl)]))
+    assert sum(summary["energy_j"].values()) == 40.0
+    told = "measured: RAPL package, of the whole host, an equal part of what the machine of a, b took"
+    assert summary["energy_source"] == {"a": told, "b": told}
+    assert summary["energy_unmeasured_s"] == {"a": 0.0004, "b": 0.0004}
 
 
 def test_measured_energy_wins_over_modelled(tmp_path: Path) -> None:

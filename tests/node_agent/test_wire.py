@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from typing import Any, get_args
 
 import numpy as np
@@ -66,8 +67,10 @@ GOOD = json.loads(encode(Observation(0, "n", 1, 0.0, {"map": np.zeros((2, 3), np
         ({"command": "reboot"}, "found unknown field 'command'"),
         ({"rank": "first"}, "observation.rank"),
         ({"arrays": {"map": {"dtype": "object", "shape": [1], "base64": ""}}}, "found dtype 'object', allowed bool"),
-        ({"arrays": {"map": {"dtype": "float32", "shape": [2**30, 2**30], "base64": "AAAA"}}}, "found 3 bytes"),
+        ({"arrays": {"map": {"dtype": "float32", "shape": [2**15, 2**15], "base64": "AAAA"}}}, "found 3 bytes"),
         ({"arrays": {"map": {"dtype": "float32", "shape": [-1], "base64": ""}}}, "found shape"),
+        ({"arrays": {"map": {"dtype": "bool", "shape": [2**31, 2**31, 0], "base64": ""}}}, "found shape"),
+        ({"time_s": float("nan")}, "found NaN, which is no JSON"),
         ({"arrays": {"map": {"dtype": "float32", "shape": [1], "base64": "?"}}}, "no base64"),
         ({"arrays": {"map": 3}}, "allowed dtype, shape and base64"),
     ],
@@ -96,6 +99,14 @@ JSON = st.recursive(
             st.sampled_from([kind.__name__.lower() for kind in get_args(Event)]),
             st.sampled_from(sorted(GOOD)),
             JSON,
+        ),
+        st.builds(
+            lambda dtype, shape, octets: json.dumps(
+                {**GOOD, "arrays": {"a": {"dtype": dtype, "shape": shape, "base64": b64encode(octets).decode()}}}
+            ),
+            st.sampled_from(DTYPES),
+            st.lists(st.integers(-1, 2**33), max_size=5),
+            st.binary(max_size=8),
         ),
     )
 )

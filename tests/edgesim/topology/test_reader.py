@@ -498,8 +498,9 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
             "bad.yaml:1: nodes: found a mapping, allowed a list of at least 1 and at most 64",
             "bad.yaml:2: links: found 3, allowed a list",
             "bad.yaml:3: ring: found 'a', allowed a list",
-            "bad.yaml:4: training: found an empty list, allowed a mapping of workload, scene, target, cube, mask, "
-            "prior, compressor, density, steps, batch, learning_rate, network, evaluate_every, goal, bucket",
+            "bad.yaml:4: training: found an empty list, allowed a mapping of workload, scene, target, cube, "
+            "mask, prior, accelerator, compressor, density, steps, batch, learning_rate, network, evaluate_every, "
+            "goal, bucket",
             f"bad.yaml:5: defaults.link: found a list of 1, allowed a mapping of {PROPERTIES}, deadline, preset",
         ],
     ),

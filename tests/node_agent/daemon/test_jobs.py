@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from agents import Board, a_job, in_thread, settings
 
 from node_agent.daemon import journal, running, slot
+from node_agent.device import facts
 
 STEPS = "for step in range(1, 4): tell(event='step', step=step)\n"
 FINISHED = "tell(event='finished')\n"
@@ -291,6 +293,7 @@ def test_what_a_board_tells_of_itself(board: Board) -> None:
     assert found["versions"]["torch"]
     assert found["memory_limit_bytes"] == 60 * 2**20
     assert found["boot"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert found["model"] == (facts.model() or platform.freedesktop_os_release()["PRETTY_NAME"])
 
 
 NVPMODEL = """#!/bin/sh

@@ -79,6 +79,7 @@ def test_a_jetson_says_what_it_is_and_can(orin: Path, tmp_path: Path) -> None:
     assert found["CPU limits"].detail == "cpu.max (cgroup v2)"
     assert found["time"].detail == "synchronised"
     assert "127.0.0.1" in found["interface lo"].detail
+    assert not {"telemetry board", "telemetry power mode"} & found.keys()  # said already
     assert not missing(list(found.values()))
     assert facts.processor(orin) == "arm,cortex-a78"
 

@@ -44,6 +44,14 @@ def test_what_a_meter_counts_is_known_however_long_it_took() -> None:
     assert energy.until(10.0) == (87.0, 1.0)
 
 
+def test_what_was_used_before_a_meter_began_is_not_in_it() -> None:
+    energy = Energy(longest_gap=2)
+    energy.count(30.0, 0.0)
+    assert energy.until(30.0) == (0.0, 30.0)
+    energy.count(31.0, 4.0)
+    assert energy.until(31.5) == (4.0, 30.5)
+
+
 @given(
     watts=st.floats(-1, 100),
     steps=st.lists(EIGHTHS, min_size=1, max_size=20),

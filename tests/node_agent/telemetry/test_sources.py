@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from jetsons import AGX_ORIN, NANO, ORIN_NANO, THOR, hwmon, lay, tree, zones
 
-from node_agent.telemetry import board
+from node_agent.telemetry.jetson import Board, Temperatures, identify
+from node_agent.telemetry.rails import Rails
 from node_agent.telemetry.rapl import SOURCE, Rapl
 from node_agent.telemetry.sources import describe, open_sources
-from node_agent.telemetry.thermal import Temperatures
 
 BOARDS = {"nano": NANO, "orin nano": ORIN_NANO, "agx orin": AGX_ORIN, "thor": THOR}
 
@@ -23,9 +23,9 @@ BOARDS = {"nano": NANO, "orin nano": ORIN_NANO, "agx orin": AGX_ORIN, "thor": TH
 def read(root: Path) -> dict[str, Any]:
     """Everything once, the first source that knows a field having the say."""
     found: dict[str, Any] = {}
-    sources, failed = open_sources("lo", root, 1.0, root)
-    assert failed == []
-    for source in sources:
+    opened = open_sources("lo", root, 1.0, root)
+    assert opened.failed == []
+    for source in opened.sources:
         found = {**source.read(), **{name: value for name, value in found.items() if value is not None}}
         source.close()
     return found
@@ -101,12 +101,37 @@ def test_rails_that_are_not_connected_are_none(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(("board", "silent"), [(AGX_ORIN, "hwmon0/curr2_input"), (THOR, "power1_input")])
+def test_a_rail_that_does_not_answer_costs_the_total_but_no_other_rail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, board: dict[str, object], silent: str
+) -> None:
+    """Nor is the total of Thor then that of other rails, which would be another power."""
+    root = lay(tmp_path, board)
+    source = Rails(root, identify(root))
+    whole = source.read()
+    answer = Path.read_text
+
+    def refuse(self: Path, *args: Any) -> str:
+        if str(self).endswith(silent):
+            raise OSError(errno.EREMOTEIO, os.strerror(errno.EREMOTEIO))
+        return answer(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", refuse)
+        partly = source.read()
+    (lost,) = set(whole["rails_w"]) - set(partly["rails_w"])
+    assert [*partly["failures"]] == [f"power rail {lost}"]
+    assert (partly["total_w"], partly["power_source"]) == (None, None)
+    assert partly["rails_w"] == {rail: watts for rail, watts in whole["rails_w"].items() if rail != lost}
+    assert source.read() == whole
+
+
 def test_a_board_is_told_by_its_device_tree_or_its_release(tmp_path: Path) -> None:
-    assert board.identify(lay(tmp_path / "none", {"etc/hostname": "pc"})) is None
-    assert board.identify(lay(tmp_path / "arm", tree("Raspberry Pi 5", "raspberrypi,5-model-b"))) is None
-    assert str(board.identify(lay(tmp_path / "nano", NANO))) == "NVIDIA Jetson Nano Developer Kit, L4T 32.7.1"
-    contained = board.identify(lay(tmp_path / "container", tree("Jetson TX2", "nvidia,quill", "nvidia,tegra186")))
-    assert contained == board.Board("Jetson TX2", ("nvidia,quill", "nvidia,tegra186"), None)
+    assert identify(lay(tmp_path / "none", {"etc/hostname": "pc"})) is None
+    assert identify(lay(tmp_path / "arm", tree("Raspberry Pi 5", "raspberrypi,5-model-b"))) is None
+    assert str(identify(lay(tmp_path / "nano", NANO))) == "NVIDIA Jetson Nano Developer Kit, L4T 32.7.1"
+    contained = identify(lay(tmp_path / "container", tree("Jetson TX2", "nvidia,quill", "nvidia,tegra186")))
+    assert contained == Board("Jetson TX2", ("nvidia,quill", "nvidia,tegra186"), None)
 
 
 def test_rails_for_root_alone_are_no_failure(tmp_path: Path) -> None:

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 from jetsons import ORIN_NANO, THOR, lay
+from waiting import eventually
 
 from node_agent.telemetry.sources import describe, open_sources
 from node_agent.telemetry.tegrastats_program import Tegrastats, find
@@ -21,13 +20,6 @@ def program(root: Path, script: str) -> Path:
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return path
-
-
-def eventually(condition: Callable[[], object], within: float = 20.0) -> None:
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, "not within the time allowed"
-        time.sleep(0.01)
 
 
 def test_its_latest_line_counts_and_it_ends_with_its_reader(tmp_path: Path) -> None:
@@ -78,10 +70,10 @@ def test_it_is_run_only_on_boards_whose_files_leave_something_open(tmp_path: Pat
         program(root, f'echo "{LINE}"; exec sleep 1000')
     names = {}
     for root in (thor, orin, other):
-        sources, failed = open_sources("lo", tmp_path, 1.0, root)
-        assert failed == []
-        names[root.name] = {source.name for source in sources}
-        for source in sources:
+        opened = open_sources("lo", tmp_path, 1.0, root)
+        assert opened.failed == []
+        names[root.name] = {source.name for source in opened.sources}
+        for source in opened.sources:
             source.close()
     assert [name for name, found in names.items() if "tegrastats" in found] == ["thor"]
     used = {one.subject: one.detail for one in describe(thor)}
@@ -92,8 +84,12 @@ def test_it_is_run_only_on_boards_whose_files_leave_something_open(tmp_path: Pat
 def test_a_program_that_cannot_be_run_is_told_of_and_left_out(tmp_path: Path) -> None:
     path = program(lay(tmp_path, THOR), "")
     path.write_bytes(b"\x7fELF is no program")
-    sources, failed = open_sources("lo", tmp_path, 1.0, tmp_path)
-    assert [name for name, _ in failed] == ["tegrastats"]
-    assert "tegrastats" not in {source.name for source in sources}
+    opened = open_sources("lo", tmp_path, 1.0, tmp_path)
+    ((name, why),) = opened.failed
+    assert name == "tegrastats"
+    assert "tegrastats" not in {source.name for source in opened.sources}
+    told = {one.subject: (one.found, one.detail) for one in opened.measurable}
+    assert told["tegrastats"] == (False, f"{path}: {why}")
+    assert told["GPU"] == (True, "clock")  # and no load by what does not run
     os.chmod(path, 0o644)
     assert find(tmp_path) is None

@@ -1,0 +1,49 @@
+"""Runs over three boards: namespaces with daemons and certificates of their own, that share no file and no clock."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from laboratory import Lab, summary
+
+
+def events(out: Path, kind: str) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
+
+
+@pytest.mark.parametrize("more", [(), ("--compressor", "topk"), ("--clock", "virtual")])
+def test_boards_train_as_processes_of_this_host_do(lab: Lab, more: tuple[str, ...]) -> None:
+    on_boards, here = lab.out(), lab.out()
+    lab.shelf.run(*lab.on_boards(on_boards, 25, *more))
+    lab.shelf.run(*lab.words(here, 25, *more))
+    boards, local = summary(on_boards), summary(here)
+    assert boards["params_sha256"] == local["params_sha256"]
+    assert boards["metrics"]["auc"] == local["metrics"]["auc"]
+    assert boards["bytes_sent"] == local["bytes_sent"]
+    assert (boards["fleet"], local["fleet"]) == ("boards", "local")
+
+
+def test_clocks_that_differ_are_told_and_do_not_disturb_the_links(lab: Lab) -> None:
+    out = lab.out()
+    lab.shelf.run(*lab.on_boards(out, 25))
+    offsets = {str(event["node"]): event["offset_s"] for event in events(out, "clockoffset")}
+    assert offsets == pytest.approx({"n0": 1000, "n1": 1000, "n2": -2000}, abs=0.05)  # as the shelf sets them
+    for link in summary(out)["links"].values():
+        assert 0 < link["measured"]["delay"] < 0.1  # 2 ms were asked for, on a host that is busy
+    boards = json.loads((out / "config.json").read_text())["fleet"]["boards"]
+    assert boards.keys() == {"n0", "n1", "n2"}
+    assert all(abs(board["offset_s"]) < 1 for board in boards.values())
+
+
+def test_a_board_sees_no_file_of_the_controller_and_no_scene(lab: Lab) -> None:
+    for board in lab.shelf.boards:
+        seen = subprocess.run(board.command("ls", str(lab.shelf.folder)), capture_output=True, text=True, check=True)
+        assert set(seen.stdout.split()) == {"agent", "agent.yaml"}
+        held = [path for path in board.data.rglob("*") if path.is_file()]
+        assert not any(b"BEGIN CERTIFICATE REQUEST" in path.read_bytes() for path in held)
+    keys = {(board.data / "key.pem").read_bytes() for board in lab.shelf.boards if (board.data / "key.pem").exists()}
+    assert len(keys) in (0, len(lab.shelf.boards))
