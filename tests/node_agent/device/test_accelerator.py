@@ -71,8 +71,6 @@ def test_a_topology_names_it_once_for_all_nodes(scene: Path, tmp_path: Path) -> 
 
 def test_a_job_for_whatever_there_is_trains_on_the_cpu_as_any_other(scene: Path, tmp_path: Path) -> None:
     asked = job(scene, tmp_path / "rendezvous", device="auto")
-    losses = [event.loss for event in in_fork(events_of, asked) if isinstance(event, Step)]
-
     assert asked.workload is not None
     workload = BackgroundLearning(asked.workload, asked.seed, 0)
     workload.prepare(Ring(0, 1, VirtualClock()))
@@ -84,6 +82,7 @@ def test_a_job_for_whatever_there_is_trains_on_the_cpu_as_any_other(scene: Path,
         loss.backward()
         optimiser.step()
         expected.append(loss.item())
+    losses = [event.loss for event in in_fork(events_of, asked) if isinstance(event, Step)]
     assert losses == pytest.approx(expected, rel=1e-5)
 
 
