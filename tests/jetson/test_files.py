@@ -11,6 +11,7 @@ import pytest
 
 from edgesim.fleet.inventory import read_inventory
 from node_agent.daemon import settings, slot
+from node_agent.device import power
 
 JETSON = Path(__file__).parents[2] / "jetson"
 UNIT = JETSON / "edgesim-agent.service"
@@ -66,8 +67,10 @@ def test_sudo_works_under_the_drop_in_for_power_modes_and_nvpmodel_keeps_the_mod
     assert (found["ProtectSystem"], found["ReadWritePaths"]) == ("strict", "-/var/lib/nvpmodel")
 
 
-def test_a_stop_lasts_until_the_board_is_in_the_power_mode_from_before() -> None:
-    assert float(directives(UNIT.read_text())["TimeoutStopSec"]) > slot.STOPPING
+def test_a_start_and_a_stop_may_last_until_the_board_is_in_the_power_mode_from_before() -> None:
+    found = directives(UNIT.read_text())
+    assert float(found["TimeoutStopSec"]) > slot.STOPPING
+    assert float(found["TimeoutStartSec"]) > 2 * power.CALLS * power.LIMIT
 
 
 def test_the_configuration_is_one_and_tells_all_that_may_be_set(tmp_path: Path) -> None:
