@@ -3,68 +3,15 @@ was measured lost, and the next run needs no hand."""
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import signal
-import subprocess
 import threading
 import time
-from pathlib import Path
 
 import psutil
-from laboratory import LEASE, Lab, summary
-from shelf import PATIENCE, Board
-
-LONG = 3000
-"""steps of a run that does not end by itself"""
-
-
-def steps(out: Path) -> int:
-    file = out / "steps.csv"
-    if not file.exists():
-        return 0
-    with file.open() as rows:
-        return sum(1 for _ in csv.reader(rows)) - 1
-
-
-def wait_until(condition: object, what: str, patience: float = 2 * PATIENCE) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
-def training(lab: Lab, out: Path) -> subprocess.Popen[str]:
-    run = lab.start(out, LONG)
-    wait_until(lambda: steps(out) > 30 or run.poll() is not None, "no step was made")
-    assert run.poll() is None, run.communicate()
-    return run
-
-
-def worker(board: Board) -> psutil.Process:
-    (found,) = [process for process in board.processes() if "node_agent" in " ".join(process.cmdline())]
-    return found
-
-
-def ended(lab: Lab, run: subprocess.Popen[str], out: Path, status: int = 1) -> str:
-    """The message of a run that has failed, whose folder holds all that was measured and on whose boards nothing is
-    left, of which none lasts longer than a lease."""
-    measured = steps(out)
-    _, said = run.communicate(timeout=3 * PATIENCE)
-    assert run.returncode == status, said
-    assert "Traceback" not in said
-    assert steps(out) >= measured
-    assert summary(out)["status"] == ("failed" if status == 1 else "interrupted")
-    assert {log.name for log in (out / "logs").iterdir()} <= {"n0.log", "n1.log", "n2.log"}
-    return said
-
-
-def nothing_left(lab: Lab, of: tuple[str, ...] = ("n0", "n1", "n2")) -> None:
-    for board in lab.shelf.boards:
-        if board.name in of:
-            wait_until(lambda board=board: not board.processes(), f"{board.name}: {board.processes()}", LEASE + 10)
+from laboratory import LEASE, Lab, ended, nothing_left, steps, summary, training, wait_until, worker
+from shelf import PATIENCE
 
 
 def usable(lab: Lab) -> None:
@@ -82,7 +29,7 @@ def test_a_worker_that_is_killed(lab: Lab) -> None:
     out = lab.out()
     run = training(lab, out)
     os.kill(worker(lab.shelf.boards[1]).pid, signal.SIGKILL)
-    said = ended(lab, run, out)
+    said = ended(run, out)
     assert re.search(r"node n1 \(rank 1\) was killed by SIGKILL after step \d+", first(said)), said
     nothing_left(lab)
     usable(lab)
@@ -97,7 +44,7 @@ def test_a_daemon_that_is_killed(lab: Lab) -> None:
     board.daemon.kill()
     board.daemon.wait()
     wait_until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE, "the worker goes on", 10)
-    said = ended(lab, run, out)
+    said = ended(run, out)
     assert "n1" in first(said), said
     nothing_left(lab, ("n0", "n2"))
     board.serve()  # as systemd does
@@ -114,7 +61,7 @@ def test_a_daemon_that_is_killed_and_started_again_at_once(lab: Lab) -> None:
     board.daemon.kill()
     board.daemon.wait()
     board.serve()
-    said = ended(lab, run, out)
+    said = ended(run, out)
     assert "n2" in first(said), said
     assert "restarted" in said, said
     nothing_left(lab)
@@ -139,7 +86,7 @@ def test_a_controller_that_is_interrupted(lab: Lab) -> None:
     out = lab.out()
     run = training(lab, out)
     run.send_signal(signal.SIGINT)
-    assert first(ended(lab, run, out, 130)) == "edgesim: interrupted"
+    assert first(ended(run, out, 130)) == "edgesim: interrupted"
     nothing_left(lab)
     usable(lab)
 
@@ -152,7 +99,7 @@ def test_a_second_controller_is_refused_while_a_run_goes_on(lab: Lab) -> None:
     before = steps(out)
     wait_until(lambda: steps(out) > before, "the first run was disturbed")
     run.send_signal(signal.SIGINT)
-    ended(lab, run, out, 130)
+    ended(run, out, 130)
     nothing_left(lab)
 
 
@@ -178,7 +125,7 @@ def test_a_cable_that_is_cut_for_good(lab: Lab) -> None:
     board = lab.shelf.boards[1]
     board.cut()
     try:
-        said = ended(lab, run, out)
+        said = ended(run, out)
         assert re.search(r"node n1 \(rank 1\) on \S+ is unreachable since \d+ s", first(said)), said
         nothing_left(lab)  # the board behind the cable ends by its lease
     finally:
