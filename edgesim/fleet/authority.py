@@ -140,6 +140,7 @@ class Authority:
         Raises:
             AuthorityError: there is one already, or the folder holds something else or cannot be written.
         """
+        folder = folder.absolute()
         if (folder / "ca.pem").exists():
             raise AuthorityError(f"{folder}: there is a fleet already; --fleet DIR makes another one elsewhere")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -147,13 +148,19 @@ class Authority:
         key = certificates.make_key()
         certificate = _authority_certificate(key, f"{name} {secrets.token_hex(4)}")
         # Whole or not at all: a folder with a key but without its certificate would be in the way for ever.
-        made = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
+        fresh = not folder.exists()
+        made = (folder.parent if fresh else folder) / f".{folder.name}.{secrets.token_hex(4)}.partial"
         try:
             files.make_private_folder(made)
             files.create(made / "ca-key.pem", certificates.key_pem(key))
             files.create(made / "ca.pem", pem(certificate), files.PUBLIC)
             cls(made, certificate)._write_list(_Ledger())
-            made.rename(folder)
+            if fresh:
+                made.rename(folder)
+            else:  # somebody may stand in it: it stays the folder that it is
+                folder.chmod(files.PRIVATE_FOLDER)
+                for path in sorted(made.iterdir(), key=lambda path: path.name == "ca.pem"):
+                    path.rename(folder / path.name)
         except OSError as error:
             raise AuthorityError(f"{folder}: cannot make it: {error.strerror or error}") from error
         finally:
@@ -254,7 +261,7 @@ class Authority:
             ledger.revoked += [_Revoked(**one.model_dump(exclude={"role"}), at=now) for one in fresh]
             # Boards whose clock is slow still need those that have ended lately.
             ledger.revoked = [one for one in ledger.revoked if one.ends > now - LISTED_AFTER_END]
-            if fresh:
+            if fresh or not self._lists(ledger.revoked):
                 self._write_list(ledger)
         gone = {one.serial for one in meant}
         with self._boards_changing() as boards:
@@ -344,6 +351,14 @@ class Authority:
             ledger.issued = [one for one in ledger.issued if one.ends > now]
             ledger.issued.append(_Issued(serial=f"{certificate.serial_number:x}", name=name, role=role, ends=ends))
         return certificate
+
+    def _lists(self, revoked: Iterable[_Revoked]) -> bool:
+        """Whether all of these are in the list that is there: what made the last one may have ended on its way."""
+        try:
+            there = certificates.serials_of(certificates.read_revocations(self.revoked.read_bytes()))
+        except (FileNotFoundError, IdentityError):
+            return False
+        return all(int(one.serial, 16) in there for one in revoked)
 
     def _write_list(self, ledger: _Ledger) -> None:
         """Make the next revocation list; number and time grow, since OpenSSL goes by the time and boards by both."""

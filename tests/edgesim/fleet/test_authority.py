@@ -8,6 +8,7 @@ import subprocess
 import threading
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from boards import HOST, connected, enrolled, greeter
@@ -15,7 +16,7 @@ from cryptography import x509
 
 from edgesim.fleet.authority import Authority, AuthorityError, default_folder, due
 from edgesim.fleet.enrolment import renew_if_due
-from node_agent.security import certificates
+from node_agent.security import certificates, files
 from node_agent.security.contexts import server_context
 from node_agent.security.identity import Identity
 
@@ -43,8 +44,21 @@ def test_a_fleet_is_made_once(tmp_path: Path) -> None:
     with pytest.raises(AuthorityError, match="found something else"):
         Authority.create(tmp_path / "full")
     (tmp_path / "empty").mkdir()
+    before = (tmp_path / "empty").stat().st_ino
     Authority.create(tmp_path / "empty")
+    assert (tmp_path / "empty").stat().st_ino == before
+    assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == sorted(
+        path.name for path in authority.folder.iterdir()
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "empty", "full"]
+
+
+def test_a_fleet_is_made_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = Authority.create(Path())
+    assert made.folder == tmp_path
+    assert Authority.open(Path()).ca_pem == made.ca_pem
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
 
 
 def test_the_folder_is_found_where_it_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +178,36 @@ def test_revocation_covers_all_certificates_of_a_name_and_the_lists_are_numbered
     assert [len(certificates.serials_of(one)) for one in lists] == [0, 2, 3]
     with pytest.raises(AuthorityError, match="found 'orin-3', allowed a name or serial number of: orin-1, orin-2"):
         authority.revoke("orin-3")
+
+
+@pytest.mark.parametrize("damage", ["a list that was not written", "a list that is gone", "a list that is none"])
+def test_a_revocation_whose_list_got_lost_is_listed_when_it_is_said_again(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    serial = read(authority.controller("bob").certificate).serial_number
+    if damage == "a list that was not written":
+        replace = files.replace
+
+        def full(path: Path, *rest: Any) -> None:
+            if path == authority.revoked:
+                raise OSError(28, "No space left on device")
+            replace(path, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "replace", full)
+            with pytest.raises(AuthorityError, match="No space left"):
+                authority.revoke("bob")
+    else:
+        authority.revoke("bob")
+        authority.revoked.unlink()
+        if damage == "a list that is none":
+            authority.revoked.write_bytes(b"x")
+    authority.revoke("bob")
+    listed = certificates.read_revocations(authority.crl())
+    assert certificates.serials_of(listed) == {serial}
+    assert certificates.number_of(listed) == 3
+    authority.revoke("bob")
+    assert certificates.read_revocations(authority.crl()) == listed
 
 
 def test_boards_are_remembered_by_name_and_address(authority: Authority, tmp_path: Path) -> None:
