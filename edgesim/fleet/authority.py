@@ -26,8 +26,9 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from edgesim.fleet.address import Address
 from node_agent.security import certificates, files
 from node_agent.security.certificates import Role, checked_name, pem, utc_now
 from node_agent.security.contexts import client_context
@@ -59,6 +60,11 @@ class EnrolledBoard(BaseModel):
     address: str
     serial: str
     ends: AwareDatetime
+
+    @field_validator("address")
+    @classmethod
+    def _usual(cls, address: str) -> str:
+        return str(Address.parse(address))
 
     @property
     def left(self) -> timedelta:

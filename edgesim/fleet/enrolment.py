@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import json
 import socket
 import ssl
@@ -71,11 +72,12 @@ def enroll(authority: Authority, address: Address, token: Token, name: str | Non
     Args:
         address: of its agent, as the board will be reached from now on.
         token: as `node-agent token` has printed it there.
-        name: of the board in the fleet; default: by its own configuration.
+        name: of the board in the fleet; default: by its own configuration. It is known by its name, and reached under
+            its address alone: a name leads nowhere.
 
     Raises:
         EnrolmentError: it cannot be reached, is not the one that the token names, or refuses.
-        AuthorityError: the name is another board's, or the fleet's folder cannot be used.
+        AuthorityError: the name is another board's or an address, or the fleet's folder cannot be used.
     """
     answer = _ask(address, token, "POST", {"secret": token.secret})
     try:
@@ -84,7 +86,7 @@ def enroll(authority: Authority, address: Address, token: Token, name: str | Non
     except (ValueError, KeyError, TypeError, IdentityError) as error:
         raise EnrolmentError(f"{address}: answered without a certificate request that can be used") from error
     _refuse_anothers(authority, address, name)
-    certificate = authority.issue(csr, name, _hosts(address, name))
+    certificate = authority.issue(csr, name, [address.host])
     membership = {
         "secret": token.secret,
         "certificate": certificate.decode(),
@@ -122,7 +124,7 @@ def renew_if_due(
     if not (always or board.due):
         return None
     address = Address.parse(board.address)
-    certificate = authority.issue(request(), board.name, _hosts(address, board.name))
+    certificate = authority.issue(request(), board.name, [address.host])
     deliver(certificate)
     return authority.record(board.address, certificate)
 
@@ -147,12 +149,10 @@ def deliver_revocations(authority: Authority, board: EnrolledBoard) -> None:
         _answer(client, board, "PUT", "/v1/revocations", authority.crl())
 
 
-def _hosts(address: Address, name: str) -> list[str]:
-    """Never what a board says of itself: it could name another one's address, and stand in for it."""
-    return [address.host, *([name] if certificates.HOST.fullmatch(name) else [])]
-
-
 def _refuse_anothers(authority: Authority, address: Address, name: str) -> None:
+    """A board may choose its name: it must lead to no other one."""
+    if _is_number(name):
+        raise AuthorityError(f"{address}: found the name {name}, which is an address: --name gives it another one")
     for other in authority.boards().values():
         if other.address == str(address) or other.left <= timedelta(0):
             continue
@@ -163,6 +163,19 @@ def _refuse_anothers(authority: Authority, address: Address, name: str) -> None:
             )
         if name.lower() in (Address.parse(other.address).host, other.name.lower()):
             raise AuthorityError(f"{address}: found the name {name}, which leads to {other.name}: give another --name")
+        if address.host == other.name.lower():
+            raise AuthorityError(
+                f"{address}: found an address that is the name of the board at {other.address}: "
+                f"edgesim fleet revoke {other.name} frees it"
+            )
+
+
+def _is_number(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _ask(address: Address, token: Token, method: str, body: dict[str, str]) -> bytes:

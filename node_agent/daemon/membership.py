@@ -43,7 +43,7 @@ class Membership:
     def request(self) -> bytes:
         """A certificate signing request for the board's key, PEM."""
         with _refused(409):
-            return self._identity.request(self._identity.name, self._identity.hosts)
+            return self._identity.request(self._identity.name)
 
     def renew(self, certificate: bytes) -> None:
         with _refused(422):

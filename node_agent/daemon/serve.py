@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import resource
 import signal
 import socket
 import sys
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from node_agent.daemon.agent import Agent
 from node_agent.daemon.membership import Membership
-from node_agent.daemon.network import NoAddress, address_of
 from node_agent.daemon.notify import Notifier
 from node_agent.daemon.plaintext import Plaintext
 from node_agent.daemon.refusal import one_line
@@ -115,20 +112,10 @@ async def _membership(
         place = _place(listening)
         print(f"node-agent: {settings.name} waits at {place} to be enrolled: node-agent token", flush=True)
         notifier.tell("READY=1", f"STATUS=waits at {place} to be enrolled")
-        await serve_enrolment(identity, settings.name, _hosts(settings), listening, stop)
+        await serve_enrolment(identity, settings.name, listening, stop)
         if stop.is_set():
             return None
     return Membership(identity)
-
-
-def _hosts(settings: AgentSettings) -> list[str]:
-    """Names and addresses that the board knows of itself."""
-    known = [settings.name, socket.gethostname()]
-    with suppress(NoAddress):
-        known.append(address_of(settings.interface))
-    if not ipaddress.ip_address("127.0.0.1" if settings.host == "localhost" else settings.host).is_unspecified:
-        known.append(settings.host)
-    return list(dict.fromkeys(known))
 
 
 def _place(listening: socket.socket) -> str:

@@ -102,14 +102,12 @@ class Enrolment:
 
     Args:
         name: of this board.
-        hosts: names and addresses that this board knows of itself.
     """
 
-    def __init__(self, identity: Identity, tokens: Tokens, name: str, hosts: Iterable[str] = ()) -> None:
+    def __init__(self, identity: Identity, tokens: Tokens, name: str) -> None:
         self._identity = identity
         self._tokens = tokens
         self._name = name
-        self._hosts = tuple(hosts)
         self.done = asyncio.Event()
 
     def app(self) -> Starlette:
@@ -125,7 +123,7 @@ class Enrolment:
     async def _ask(self, request: Request) -> Response:
         self._authorise(request, (await _body(request, _Body)).secret)
         try:
-            csr = self._identity.request(self._name, self._hosts)
+            csr = self._identity.request(self._name)
         except IdentityError as error:
             log.error("enrolment: %s", error)
             raise _Refusal(500, str(error)) from error
@@ -161,14 +159,12 @@ class Enrolment:
             raise _Refusal(403, "refused") from error
 
 
-async def serve_enrolment(
-    identity: Identity, name: str, hosts: Iterable[str], listening: socket.socket, stop: asyncio.Event
-) -> bool:
+async def serve_enrolment(identity: Identity, name: str, listening: socket.socket, stop: asyncio.Event) -> bool:
     """Offer enrolment, and nothing else, until the board has become a member.
 
     Args:
         identity: not enrolled yet.
-        name, hosts: of this board, for its request; what its certificate says is the workstation's affair.
+        name: of this board, for its request; what its certificate says is the workstation's affair.
         listening: bound; it stays open, so that the daemon goes on with it.
         stop: ends it before, when set.
 
@@ -179,7 +175,7 @@ async def serve_enrolment(
         IdentityError: the bootstrap certificate cannot be made or read.
     """
     tokens = Tokens(identity.folder)
-    enrolment = Enrolment(identity, tokens, name, hosts)
+    enrolment = Enrolment(identity, tokens, name)
     config = uvicorn.Config(
         enrolment.app(),
         ws="none",

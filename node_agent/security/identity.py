@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -84,13 +83,11 @@ class Identity:
                 raise _cannot("write", self.key, error) from error
         self._private()
 
-    def request(self, name: str, hosts: Iterable[str] = ()) -> bytes:
+    def request(self, name: str) -> bytes:
         """A certificate request (PEM) for this board's key; the key is made first where there is none."""
         self.make_key()
         subject = certificates.named(certificates.checked_name(name))
         builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
-        if hosts := tuple(hosts):
-            builder = builder.add_extension(certificates.alternatives(hosts), critical=False)
         return pem(builder.sign(self._private(), hashes.SHA256()))
 
     def accept(self, certificate: bytes, ca: bytes, revoked: bytes) -> None:

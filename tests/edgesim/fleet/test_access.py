@@ -30,7 +30,7 @@ class Enrolled:
     def __init__(self, authority: Authority, folder: Path, days: float) -> None:
         self.identity = Identity(folder)
         self.identity.make_key()
-        certificate = authority.issue(self.identity.request("b0", ["127.0.0.1"]), "b0", ["127.0.0.1"], days)
+        certificate = authority.issue(self.identity.request("b0"), "b0", ["127.0.0.1"], days)
         self.identity.accept(certificate, authority.ca_pem, authority.crl())
         self.context = server_context(self.identity)
         self.taken: list[bytes] = []
@@ -43,7 +43,7 @@ class Enrolled:
 
     def _say(self, connection: socket.socket, line: str) -> None:
         if "certificate-request" in line:
-            connection.sendall(answer(self.identity.request("b0", ["127.0.0.1"])))
+            connection.sendall(answer(self.identity.request("b0")))
         elif line.startswith("PUT /v1/certificate "):
             self.taken.append(connection.recv(65536))
             connection.sendall(answer(json.dumps(HEALTH).encode()))

@@ -241,7 +241,17 @@ def test_nothing_is_lost_where_many_issue_at_once(authority: Authority, tmp_path
     assert (certificates.number_of(listed), len(certificates.serials_of(listed))) == (9, 8)
 
 
-@pytest.mark.parametrize("content", ["[", "boards: 3", "3", "boards: [{name: a}]", "boards: [{name: a, other: 1}]"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[",
+        "boards: 3",
+        "3",
+        "boards: [{name: a}]",
+        "boards: [{name: a, other: 1}]",
+        "boards: [{name: a, address: or in, serial: a, ends: 2100-01-01T00:00:00Z}]",
+    ],
+)
 def test_a_damaged_list_of_boards_is_no_list(authority: Authority, content: str) -> None:
     (authority.folder / "boards.yaml").write_text(content)
     with pytest.raises(AuthorityError, match=r"boards\.yaml: found"):
@@ -261,9 +271,9 @@ def test_a_board_is_renewed_when_it_is_due_over_the_callers_own_connection(
 ) -> None:
     board = enrolled(authority, tmp_path / "b", days=9)
     known = authority.record("127.0.0.1:7443", board.certificate.read_bytes())
-    renewed = renew_if_due(authority, known, lambda: board.request("mallory", ["192.0.2.66"]), board.renew)
+    renewed = renew_if_due(authority, known, lambda: board.request("192.0.2.66"), board.renew)
     assert renewed is not None
-    assert (board.name, board.hosts) == ("orin-1", (HOST, "orin-1"))
+    assert (board.name, board.hosts) == ("orin-1", (HOST,))
     assert renewed == authority.board("orin-1")
     assert renewed.serial == f"{board.serial:x}"
     assert renew_if_due(authority, renewed, lambda: pytest.fail("asked"), lambda _: pytest.fail("told")) is None

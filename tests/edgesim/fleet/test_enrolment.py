@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from edgesim.cli import app
 from edgesim.fleet import enrolment
+from edgesim.fleet.address import Address
 from edgesim.fleet.authority import Authority
 from node_agent.security import enrolment as boards_side
 from node_agent.security import verbs
@@ -61,7 +62,7 @@ def waiting(data: Path, name: str = "orin-1") -> Iterator[int]:
     with socket.create_server((HOST, 0)) as listening:
 
         async def main(stop: asyncio.Event) -> None:
-            await serve_enrolment(Identity(data / verbs.FOLDER), name, [], listening, stop)
+            await serve_enrolment(Identity(data / verbs.FOLDER), name, listening, stop)
 
         with in_a_thread(main):
             yield listening.getsockname()[1]
@@ -106,7 +107,7 @@ def test_from_a_token_to_mutual_tls_on_the_same_port(
         "token.json",
     ]
     authority = Authority.open()
-    assert (identity.name, identity.hosts) == ("orin-1", (HOST, "orin-1"))
+    assert (identity.name, identity.hosts) == ("orin-1", (HOST,))
     assert identity.key.read_bytes() not in {path.read_bytes() for path in fleet.rglob("*") if path.is_file()}
     with greeter(server_context(identity)) as port_after:
         assert greeted(port_after, authority.controller("alice").context()) == "controller alice"
@@ -128,7 +129,7 @@ def test_the_listening_socket_outlives_enrolment(fleet: Path, data: Path, capsys
         done = []
 
         async def main(stop: asyncio.Event) -> None:
-            done.append(await serve_enrolment(identity, "orin-1", [], listening, stop))
+            done.append(await serve_enrolment(identity, "orin-1", listening, stop))
 
         with in_a_thread(main):
             status, answer = ask(port, "POST", "/v1/enrolment", json.dumps({"secret": token.secret}))
@@ -290,7 +291,7 @@ def test_an_answer_that_is_lost_is_not_a_certificate_that_is_lost(
         port = listening.getsockname()[1]
 
         async def main(stop: asyncio.Event) -> None:
-            if await serve_enrolment(identity, "orin-1", [], listening, stop):
+            if await serve_enrolment(identity, "orin-1", listening, stop):
                 server = await asyncio.start_server(lambda *_: None, sock=listening, ssl=server_context(identity))
                 await stop.wait()
                 server.close()
@@ -317,11 +318,44 @@ def test_names_and_addresses_of_boards_are_each_ones_own(
         assert "found the name orin-1, which is the board's at 127.0.0.1:" in errors
         code, _, errors = edgesim("fleet", "enroll", address, "--token", token, "--name", HOST)
         assert code == 1
-        assert "found the name 127.0.0.1, which leads to orin-1" in errors
+        assert "found the name 127.0.0.1, which is an address" in errors
         code, output, _ = edgesim("fleet", "enroll", address, "--token", token, "--name", "orin-2")
     assert code == 0
     assert output.startswith("orin-2 at ")
     assert list(Authority.open().boards()) == ["orin-1", "orin-2"]
+
+
+def test_a_board_cannot_take_the_place_of_another_by_its_name(
+    fleet: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its request names the address, and then the host name, under which another one is, or will be, reached."""
+    authority, identity = Authority.open(), Identity(data / verbs.FOLDER)
+    for other, address in (("orin-2", "192.0.2.12:7443"), ("orin-3", "orin-3.lab:7443"), ("localhost", "192.0.2.13")):
+        authority.record(address, authority.issue(identity.request(other), other, [Address.parse(address).host]))
+    token = make_token(data, capsys)
+    for name, reason in (
+        ("192.0.2.99", "found the name 192.0.2.99, which is an address: --name gives it another one"),
+        ("orin-3.lab", "found the name orin-3.lab, which leads to orin-3"),
+    ):
+        with waiting(data, name) as port:
+            code, _, errors = edgesim("fleet", "enroll", f"{HOST}:{port}", "--token", token)
+        assert code == 1
+        assert reason in errors
+    with waiting(data, "orin-4.lab") as port:
+        code, _, errors = edgesim("fleet", "enroll", f"localhost:{port}", "--token", token, "--name", "orin-4")
+        assert code == 1
+        assert "found an address that is the name of the board at 192.0.2.13:7443" in errors
+        assert edgesim("fleet", "enroll", f"{HOST}:{port}", "--token", token)[0] == 0
+    assert (identity.name, identity.hosts) == ("orin-4.lab", (HOST,))
+
+
+def test_a_board_whose_name_is_no_host_name_is_enrolled(
+    fleet: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = make_token(data, capsys)
+    with waiting(data, "orin_1") as port:
+        assert edgesim("fleet", "enroll", f"{HOST}:{port}", "--token", token)[0] == 0
+    assert list(Authority.open().boards()) == ["orin_1"]
 
 
 @pytest.mark.parametrize(
@@ -406,12 +440,12 @@ def test_a_board_at_an_ipv6_address(fleet: Path, data: Path, capsys: pytest.Capt
     token, port = make_token(data, capsys), listening.getsockname()[1]
 
     async def main(stop: asyncio.Event) -> None:
-        await serve_enrolment(identity, "orin-1", [], listening, stop)
+        await serve_enrolment(identity, "orin-1", listening, stop)
 
     with listening, in_a_thread(main):
         code, output, _ = edgesim("fleet", "enroll", f"[::1]:{port}", "--token", token)
     assert (code, output[: len(f"orin-1 at [::1]:{port} ")]) == (0, f"orin-1 at [::1]:{port} ")
-    assert identity.hosts == ("::1", "orin-1")
+    assert identity.hosts == ("::1",)
 
 
 def test_a_certificate_that_has_ended_is_not_renewed(fleet: Path, tmp_path: Path) -> None:

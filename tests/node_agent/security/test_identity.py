@@ -34,12 +34,12 @@ def test_the_key_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
 
 def test_the_key_is_made_once_and_requests_are_for_it(tmp_path: Path) -> None:
     identity = Identity(tmp_path / "identity")
-    first = identity.request("orin-1", ["orin-1.lab", "192.0.2.1"])
+    first = identity.request("orin-1")
     second = certificates.read_request(identity.request("orin-1"))
     read = certificates.read_request(first)
     assert read.public_key() == second.public_key()
     assert certificates.name_of(read) == "orin-1"
-    assert certificates.hosts_of(read) == ("orin-1.lab", "192.0.2.1")
+    assert certificates.hosts_of(read) == ()
     assert not identity.enrolled
 
 
