@@ -21,7 +21,6 @@ import errno
 import io
 import json
 import math
-import os
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +34,7 @@ from numpy.typing import NDArray
 
 from edgesim.network.plan import Applied
 from edgesim.topology.paths import Hop, ring_hops
+from node_agent import atomic
 from node_agent.events import Event, Received, Sent, Step, StepParts, Telemetry
 from node_agent.job import LinkSettings
 from node_agent.plain import described, plain
@@ -87,16 +87,10 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         RunFolderError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        atomic.replace(path, content, 0o666)  # less what the user's mask takes, as of any file
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise _cannot("write", path, error) from error
 
 

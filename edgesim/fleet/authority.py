@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from edgesim.fleet.address import Address
+from node_agent import atomic
 from node_agent.security import certificates, files
 from node_agent.security.certificates import Role, checked_name, pem, utc_now
 from node_agent.security.contexts import client_context
@@ -158,8 +159,8 @@ class Authority:
         made = (folder.parent if fresh else folder) / f".{folder.name}.{secrets.token_hex(4)}.partial"
         try:
             files.make_private_folder(made)
-            files.create(made / "ca-key.pem", certificates.key_pem(key))
-            files.create(made / "ca.pem", pem(certificate), files.PUBLIC)
+            atomic.create(made / "ca-key.pem", certificates.key_pem(key))
+            atomic.create(made / "ca.pem", pem(certificate), atomic.PUBLIC)
             cls(made, certificate)._write_list(_Ledger())
             if fresh:
                 made.rename(folder)
@@ -229,14 +230,14 @@ class Authority:
                 certificate = _existing(certificate_path)
                 revoked = certificate is not None and self.is_revoked(certificate.serial_number)
                 if revoked:  # the key may be in others' hands
-                    files.remove(certificate_path)
-                    files.remove(key_path)
+                    atomic.remove(certificate_path)
+                    atomic.remove(key_path)
                 if certificate is None or revoked or due(certificate):
                     if not key_path.exists():
-                        files.create(key_path, certificates.key_pem(certificates.make_key()))
+                        atomic.create(key_path, certificates.key_pem(certificates.make_key()))
                     key = certificates.read_key(files.read_private(key_path), str(key_path)).public_key()
                     certificate = self._issue(key, name, "controller", timedelta(days=days), None)
-                    files.replace(certificate_path, pem(certificate))
+                    atomic.replace(certificate_path, pem(certificate))
                 files.read_private(key_path)
         except OSError as error:
             raise AuthorityError(f"{place}: cannot be used: {error.strerror or error}") from error
@@ -388,8 +389,8 @@ class Authority:
             builder = builder.add_revoked_certificate(entry.build())
         revocations = builder.sign(self._key(), hashes.SHA256())
         # The ledger first: a list that is lost is made again by the next revocation, a revocation would not be.
-        files.replace(self._ledger_path, ledger.model_dump_json(indent=1).encode(), files.PRIVATE)
-        files.replace(self.revoked, pem(revocations))
+        atomic.replace(self._ledger_path, ledger.model_dump_json(indent=1).encode(), atomic.PRIVATE)
+        atomic.replace(self.revoked, pem(revocations))
 
     def _key(self) -> ec.EllipticCurvePrivateKey:
         try:
@@ -413,7 +414,7 @@ class Authority:
             with files.locked(self.folder):
                 ledger = self._ledger()
                 yield ledger
-                files.replace(self._ledger_path, ledger.model_dump_json(indent=1).encode(), files.PRIVATE)
+                atomic.replace(self._ledger_path, ledger.model_dump_json(indent=1).encode(), atomic.PRIVATE)
         except OSError as error:
             raise AuthorityError(f"{self.folder}: cannot be written: {error.strerror or error}") from error
 
@@ -424,7 +425,7 @@ class Authority:
                 boards = self.boards()
                 yield boards
                 content = {"boards": [board.model_dump(mode="json") for _, board in sorted(boards.items())]}
-                files.replace(self._boards_path, yaml.safe_dump(content, sort_keys=False).encode())
+                atomic.replace(self._boards_path, yaml.safe_dump(content, sort_keys=False).encode())
         except OSError as error:
             raise AuthorityError(f"{self.folder}: cannot be written: {error.strerror or error}") from error
 

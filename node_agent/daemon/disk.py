@@ -7,6 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
+from node_agent import atomic
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """errors that say that nothing more can be written"""
 
@@ -50,16 +52,5 @@ def write_whole(descriptor: int, content: bytes) -> None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write a file so that it holds either what it did or all of this, whatever happens meanwhile. Raises OSError."""
-    beside = path.with_name(path.name + ".new")
-    try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            write_whole(descriptor, content)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(beside, path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
+    """`atomic.replace` of a file that is the daemon's own. Raises OSError."""
+    atomic.replace(path, content, atomic.PRIVATE)

@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from node_agent import atomic
 from node_agent.security import certificates, files
 from node_agent.security.certificates import name_of, pem, shown_time, utc_now
 from node_agent.security.errors import IdentityError as IdentityError
@@ -39,6 +40,7 @@ class Identity:
             raise IdentityError(f"{folder}: found mode {mode:04o}, allowed 0700: chmod 700 {folder}")
         if not os.access(folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
             raise IdentityError(f"{folder}: belongs to another user; act as the one that the agent runs as")
+        self._sweep(atomic.ABANDONED)
 
     @property
     def enrolled(self) -> bool:
@@ -76,7 +78,7 @@ class Identity:
         """Make the private key where there is none yet."""
         if not self.key.exists():
             try:
-                files.create(self.key, certificates.key_pem(certificates.make_key()))
+                atomic.create(self.key, certificates.key_pem(certificates.make_key()))
             except FileExistsError:
                 pass  # another process was faster
             except OSError as error:
@@ -163,10 +165,18 @@ class Identity:
         there = [path for path in (self.certificate, self.key, self.ca, self.revoked) if path.exists()]
         try:
             for path in there:
-                files.remove(path)
+                atomic.remove(path)
         except OSError as error:
             raise _cannot("remove", self.folder, error) from error
+        self._sweep(0.0)
         return bool(there)
+
+    def _sweep(self, abandoned_s: float) -> None:
+        """Half-written files may hold a key."""
+        try:
+            atomic.sweep(self.folder, abandoned_s)
+        except OSError as error:
+            raise _cannot("tidy", self.folder, error) from error
 
     def _own(self) -> x509.Certificate:
         return self._stored(self.certificate)
@@ -218,7 +228,7 @@ class Identity:
 
     def _write(self, path: Path, content: bytes) -> None:
         try:
-            files.replace(path, content)
+            atomic.replace(path, content)
         except OSError as error:
             raise _cannot("write", path, error) from error
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from node_agent import atomic
 from node_agent.security import certificates, files
 from node_agent.security.errors import IdentityError
 
@@ -130,7 +131,7 @@ class Tokens:
                 key = certificates.make_key()
                 own = certificates.self_signed(key, "bootstrap", certificates.utc_now(), _BOOTSTRAP_LASTING)
                 with suppress(FileExistsError):  # another process was faster
-                    files.create(self.bootstrap, certificates.key_pem(key) + certificates.pem(own))
+                    atomic.create(self.bootstrap, certificates.key_pem(key) + certificates.pem(own))
             content = files.read_private(self.bootstrap)
         except OSError as error:
             raise IdentityError(f"{self.bootstrap}: cannot be used: {error.strerror}") from error
@@ -140,7 +141,7 @@ class Tokens:
     def forget_bootstrap(self) -> None:
         """Raises IdentityError where it cannot be removed."""
         try:
-            files.remove(self.bootstrap)
+            atomic.remove(self.bootstrap)
         except OSError as error:
             raise IdentityError(f"{self.bootstrap}: cannot be removed: {error.strerror}") from error
 
@@ -191,7 +192,7 @@ class Tokens:
             raise IdentityError(f"{self._path}: found what cannot be read; make a new token") from error
 
     def _keep(self, kept: _Kept) -> None:
-        files.replace(self._path, kept.model_dump_json().encode(), files.PRIVATE)
+        atomic.replace(self._path, kept.model_dump_json().encode(), atomic.PRIVATE)
 
 
 def _digest(secret: str) -> str:

@@ -16,7 +16,7 @@ from cryptography import x509
 
 from edgesim.fleet.authority import Authority, AuthorityError, default_folder, due
 from edgesim.fleet.enrolment import renew_if_due
-from node_agent.security import certificates, files
+from node_agent.security import certificates
 from node_agent.security.contexts import server_context
 from node_agent.security.identity import Identity
 
@@ -186,7 +186,7 @@ def test_a_revocation_whose_list_got_lost_is_listed_when_it_is_said_again(
 ) -> None:
     serial = read(authority.controller("bob").certificate).serial_number
     if damage == "a list that was not written":
-        replace = files.replace
+        replace = atomic.replace
 
         def full(path: Path, *rest: Any) -> None:
             if path == authority.revoked:
@@ -194,7 +194,7 @@ def test_a_revocation_whose_list_got_lost_is_listed_when_it_is_said_again(
             replace(path, *rest)
 
         with monkeypatch.context() as patch:
-            patch.setattr(files, "replace", full)
+            patch.setattr(atomic, "replace", full)
             with pytest.raises(AuthorityError, match="No space left"):
                 authority.revoke("bob")
     else:

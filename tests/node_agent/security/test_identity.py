@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgesim.fleet.authority import Authority
-from node_agent.security import certificates, files
+from node_agent.security import certificates
 from node_agent.security.identity import Identity, IdentityError
 
 
@@ -186,6 +186,17 @@ def test_revocation_lists_only_get_newer(authority: Authority, other: Authority,
     assert Identity(board.folder).is_revoked(serial)
 
 
+def test_a_key_that_was_left_half_written_is_forgotten_too(board: Identity) -> None:
+    old, new = board.folder / ".key.pem.0a.partial", board.folder / ".key.pem.0b.partial"
+    for path in (old, new):
+        path.write_bytes(b"x")
+    os.utime(old, (0, 0))
+    Identity(board.folder)
+    assert (old.exists(), new.exists()) == (False, True)
+    board.forget()
+    assert list(board.folder.iterdir()) == []
+
+
 def test_after_forgetting_another_key_is_made(board: Identity) -> None:
     before = board.key.read_bytes()
     assert board.forget()
@@ -204,7 +215,7 @@ def test_a_disk_that_fills_leaves_the_old_certificate_whole(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("node_agent.security.files.os.fsync", full)
+    monkeypatch.setattr("node_agent.atomic.os.fsync", full)
     with pytest.raises(IdentityError, match=r"certificate\.pem: cannot write it: No space left on device"):
         board.renew(renewed)
     assert board.certificate.read_bytes() == before
@@ -214,14 +225,6 @@ def test_a_disk_that_fills_leaves_the_old_certificate_whole(
         "key.pem",
         "revoked.pem",
     ]
-
-
-def test_a_file_that_is_there_is_never_created_again(tmp_path: Path) -> None:
-    files.create(tmp_path / "key", b"first")
-    with pytest.raises(FileExistsError):
-        files.create(tmp_path / "key", b"second")
-    assert (tmp_path / "key").read_bytes() == b"first"
-    assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
 def test_roles_are_told_apart_by_the_extended_key_usage(authority: Authority, board: Identity) -> None:
