@@ -16,6 +16,7 @@ from cryptography import x509
 
 from edgesim.fleet.authority import Authority, AuthorityError, default_folder, due
 from edgesim.fleet.enrolment import renew_if_due
+from node_agent import atomic
 from node_agent.security import certificates
 from node_agent.security.contexts import server_context
 from node_agent.security.identity import Identity
