@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +80,7 @@ class BoardProtocol(H11Protocol):
         super().__init__(config=config, server_state=server_state, app_state=app_state)
         self._connections = connections
         self._head_due: asyncio.TimerHandle | None = None
+        self._certificate_ends: asyncio.TimerHandle | None = None
         self.peer: Peer | None = None
         self.active = self.loop.time()
         """when something came last"""
@@ -90,10 +93,15 @@ class BoardProtocol(H11Protocol):
         self.transport = _Patient(transport, self)
         self._connections.add(self)
         self._await_head()
+        if self.peer is not None and self.peer.ends_s < math.inf:
+            left = self.peer.ends_s - time.time()
+            self._certificate_ends = self.loop.call_later(left, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
         self._head_is_there()
+        if self._certificate_ends is not None:
+            self._certificate_ends.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

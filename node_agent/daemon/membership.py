@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from node_agent.daemon.refusal import Refusal
-from node_agent.security.contexts import Peer, is_revoked, peer_of, refresh, server_context
+from node_agent.security.contexts import Peer, peer_of, refresh, server_context
 from node_agent.security.errors import CertificateError, IdentityError
 from node_agent.security.identity import Identity
 
@@ -34,8 +35,10 @@ class Membership:
             return Refusal(401, "certificate: found none of this fleet")
         if peer.role != "controller":
             return Refusal(403, f"certificate: found a {peer.role}'s, allowed a controller's")
+        if peer.ends_s <= time.time():
+            return Refusal(403, f"certificate: found {peer.name}'s, which has ended")
         try:
-            revoked = is_revoked(self._identity, peer.serial)
+            revoked = self._identity.is_revoked(peer.serial)
         except IdentityError as error:
             return Refusal(403, str(error))
         return Refusal(403, f"certificate: found {peer.name}'s, which is revoked") if revoked else None

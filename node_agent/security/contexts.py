@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ class Peer:
     name: str
     serial: int
     role: Role
+    ends_s: float = math.inf
+    """s since 1970 of the end of the certificate's validity"""
 
 
 class _Telling(ssl.SSLObject):
@@ -115,9 +118,9 @@ def peer_of(ssl_object: ssl.SSLObject | ssl.SSLSocket) -> Peer:
     if shown is None:
         raise CertificateError("peer: it has shown no certificate")
     certificate = certificates.read_der(shown)
-    return Peer(certificates.name_of(certificate), certificate.serial_number, certificates.role_of(certificate))
-
-
-def is_revoked(identity: Identity, serial: int) -> bool:
-    """Whether a peer's certificate is revoked by now: for every request of connections that are open already."""
-    return identity.is_revoked(serial)
+    return Peer(
+        certificates.name_of(certificate),
+        certificate.serial_number,
+        certificates.role_of(certificate),
+        certificate.not_valid_after_utc.timestamp(),
+    )

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edgesim.fleet.authority import Authority
-from node_agent.security.contexts import is_revoked, peer_of, refresh, server_context
+from node_agent.security.contexts import peer_of, refresh, server_context
 from node_agent.security.identity import Identity, IdentityError
 
 HOST = "127.0.0.1"
@@ -64,7 +64,7 @@ def greeter(context: ssl.SSLContext, identity: Identity | None = None) -> Iterat
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = peer_of(writer.get_extra_info("ssl_object"))
         while await reader.readline():
-            gone = identity is not None and is_revoked(identity, peer.serial)
+            gone = identity is not None and identity.is_revoked(peer.serial)
             writer.write(b"revoked\n" if gone else f"{peer.role} {peer.name}\n".encode())
         writer.close()
 

@@ -19,7 +19,8 @@ from edgesim.fleet.address import Address
 from edgesim.fleet.authority import Authority
 from edgesim.fleet.enrolment import enroll
 from node_agent.daemon import server
-from node_agent.security.contexts import client_context
+from node_agent.daemon.membership import Membership
+from node_agent.security.contexts import Peer, client_context
 from node_agent.security.identity import Identity
 from node_agent.security.tokens import Token
 
@@ -103,6 +104,27 @@ def test_a_request_of_a_revoked_controller_on_an_open_connection(board: Board, a
     assert (refused.status_code, refused.json()["error"]) == (403, "certificate: found bob's, which is revoked")
 
 
+def test_a_controller_whose_certificate_ends_loses_its_open_connections(
+    board: Board, authority: Authority, identity: Identity
+) -> None:
+    """Valid for a few seconds, on a connection that is idle and on one that is told events."""
+    brief = authority.controller("bob", days=3.5 / 86400).context()
+    idle, listening = Board(board.url, brief), Board(board.url, brief)
+    job = board.claim({})
+    assert idle.get("/v1/health")["state"] == "ready"
+    began = time.monotonic()
+    with listening.http.stream("GET", f"/v1/jobs/{job}/events") as stream, pytest.raises(httpx.TransportError):
+        stream.read()
+    assert time.monotonic() - began < 10
+    with pytest.raises(httpx.TransportError):
+        idle.get("/v1/health")
+    ended = Peer("bob", 1, "controller", time.time() - 1)
+    refusal = Membership(identity).refuse(ended)
+    assert refusal is not None
+    assert (refusal.code, refusal.error) == (403, "certificate: found bob's, which has ended")
+    assert board.get("/v1/health")["state"] == "ready"
+
+
 def test_a_certificate_is_renewed(board: Board, authority: Authority, identity: Identity) -> None:
     ends = board.get("/v1/health")["certificate_ends_s"]
     assert ends == identity.ends_at.timestamp()
@@ -123,7 +145,8 @@ def test_without_tls_there_is_no_certificate(tmp_path: Path) -> None:
 
 
 def test_a_board_is_enrolled_and_goes_on(tmp_path: Path, authority: Authority) -> None:
-    with in_process(tmp_path / "board", real=True) as (process, said):
+    """Also where its name could be no host's."""
+    with in_process(tmp_path / "board", real=True, lines="name: my_board\n") as (process, said):
         place = said.split(" waits at ")[1].split(" ")[0]
         command = [sys.executable, "-m", "node_agent", "token", "--config", str(tmp_path / "board" / "agent.yaml")]
         token = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -132,7 +155,7 @@ def test_a_board_is_enrolled_and_goes_on(tmp_path: Path, authority: Authority) -
         ready = process.stdout.readline()
         assert url_in(ready) == f"https://{place}"
         board = Board(url_in(ready), authority.controller("alice").context())
-        assert board.get("/v1/health")["name"] == "board"
+        assert board.get("/v1/health")["name"] == "my_board"
         assert json.loads(board.http.get("/v1/board").content)["interface"] == "lo"
         began = time.monotonic()
         process.terminate()
