@@ -189,7 +189,7 @@ def _ask(address: Address, token: Token, method: str, body: dict[str, str]) -> b
         raise _Unanswered(_reason(error, address)) from error
     if response.status == 403:
         said = _said(content)
-        why = "wrong, or worth nothing after too many wrong ones" if said in ("", "refused") else said
+        why = "a wrong one" if said in ("", "refused") else said
         raise EnrolmentError(f"{address}: refuses the token ({why}); make a new one on the board: node-agent token")
     if not 200 <= response.status < 300:
         raise EnrolmentError(f"{address}: {_said(content) or f'answered {response.status} without a reason'}")

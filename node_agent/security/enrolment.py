@@ -35,6 +35,9 @@ PATH = "/v1/enrolment"
 MOST_OCTETS = 64 * 1024
 """of a body: two certificates take little of it, a revocation list 53 bytes an entry"""
 
+REFUSED_AFTER = 0.1
+"""s that who comes with a wrong token waits for his answer: he shall not fill the log"""
+
 LARGEST_HEAD = 8192
 """bytes of a request's head"""
 
@@ -121,7 +124,7 @@ class Enrolment:
         )
 
     async def _ask(self, request: Request) -> Response:
-        self._authorise(request, (await _body(request, _Body)).secret)
+        await self._authorise(request, (await _body(request, _Body)).secret)
         try:
             csr = self._identity.request(self._name)
         except IdentityError as error:
@@ -131,7 +134,7 @@ class Enrolment:
 
     async def _join(self, request: Request) -> Response:
         body = await _body(request, _Membership)
-        self._authorise(request, body.secret)
+        await self._authorise(request, body.secret)
         try:
             self._identity.accept(body.certificate.encode(), body.ca.encode(), body.revoked.encode())
         except IdentityError as error:
@@ -148,11 +151,12 @@ class Enrolment:
     async def _nothing(self, request: Request) -> Response:
         raise _Refusal(403, "refused")
 
-    def _authorise(self, request: Request, secret: str) -> None:
+    async def _authorise(self, request: Request, secret: str) -> None:
         try:
             self._tokens.check(secret)
         except TokenRefused as refused:
             log.warning("enrolment by %s refused: %s", _who(request), refused.reason or "a wrong token, or none is out")
+            await asyncio.sleep(REFUSED_AFTER)
             raise _Refusal(403, str(refused)) from refused
         except IdentityError as error:
             log.error("enrolment: %s", error)
@@ -182,7 +186,7 @@ async def serve_enrolment(identity: Identity, name: str, listening: socket.socke
         lifespan="off",
         log_config=None,
         access_log=False,
-        h11_max_incomplete_event_size=8192,
+        h11_max_incomplete_event_size=LARGEST_HEAD,
     )
     config.load()
     state = ServerState()

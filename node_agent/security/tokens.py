@@ -1,8 +1,9 @@
 """One-time tokens: what lets a workstation enrol a board, and the workstation be sure of the board.
 
 A token is SECRET.FINGERPRINT in base32. The secret (120 random bits) proves to the board that its owner has sent the
-workstation. The fingerprint (the first 160 bits of the SHA-256 of the board's bootstrap certificate) proves to the
-workstation that nobody stands between: it compares before it says the secret.
+workstation. Nobody guesses it within its hour, so wrong ones are not counted: whoever reaches the board could make its
+token worthless with a few of them. The fingerprint (the first 160 bits of the SHA-256 of the board's bootstrap
+certificate) proves to the workstation that nobody stands between: it compares before it says the secret.
 """
 
 from __future__ import annotations
@@ -28,9 +29,6 @@ from node_agent.security.errors import IdentityError
 
 LASTING = 3600.0
 """s that a token is valid"""
-
-MOST_WRONG = 5
-"""tries with a wrong secret after which a token is worth nothing"""
 
 _SECRET_BYTES, _FINGERPRINT_BYTES = 15, 20  # multiples of five bytes: base32 needs no padding
 _FORM = re.compile(r"([a-z2-7]{24})\.([a-z2-7]{32})")
@@ -86,7 +84,6 @@ class _Kept(BaseModel):
 
     digest: str
     made_s: float
-    wrong: int = 0
     used: bool = False
 
 
@@ -146,16 +143,22 @@ class Tokens:
             raise IdentityError(f"{self.bootstrap}: cannot be removed: {error.strerror}") from error
 
     def check(self, secret: str) -> None:
-        """Raises TokenRefused unless this is the secret of a token that is still good; every wrong one is counted.
+        """Raises TokenRefused unless this is the secret of a token that is still good.
 
         Raises:
-            IdentityError: the token's file cannot be read or written.
+            IdentityError: the token's file cannot be read.
         """
         try:
-            with files.locked(self._folder):
-                self._check(self._kept(), secret)
+            kept = self._kept()
         except OSError as error:
             raise IdentityError(f"{self._path}: cannot be used: {error.strerror}") from error
+        if not hmac.compare_digest(_digest(secret), kept.digest if kept else "") or kept is None:
+            raise TokenRefused
+        if kept.used:
+            raise TokenRefused("this token has been used already")
+        # A clock that was set back must not make a token last longer.
+        if not 0 <= self._clock() - kept.made_s < LASTING:
+            raise TokenRefused("this token has expired: they are valid for one hour")
 
     def use_up(self) -> None:
         """The token is worth nothing from now on; it is remembered, so that who comes again with it is told so."""
@@ -165,23 +168,6 @@ class Tokens:
                     self._keep(kept.model_copy(update={"used": True}))
         except OSError as error:
             raise IdentityError(f"{self._path}: cannot be used: {error.strerror}") from error
-
-    def _check(self, kept: _Kept | None, secret: str) -> None:
-        right = hmac.compare_digest(_digest(secret), kept.digest if kept else "")
-        if kept is None:
-            raise TokenRefused
-        burnt = kept.wrong >= MOST_WRONG
-        if not right:
-            if not burnt:
-                self._keep(kept.model_copy(update={"wrong": kept.wrong + 1}))
-            raise TokenRefused
-        if kept.used:
-            raise TokenRefused("this token has been used already")
-        if burnt:
-            raise TokenRefused(f"this token is worth nothing after {MOST_WRONG} tries with a wrong one")
-        # A clock that was set back must not make a token last longer.
-        if not 0 <= self._clock() - kept.made_s < LASTING:
-            raise TokenRefused("this token has expired: they are valid for one hour")
 
     def _kept(self) -> _Kept | None:
         try:

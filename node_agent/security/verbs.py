@@ -17,6 +17,7 @@ FOLDER = "identity"
 def token(data: Path) -> int:
     """Make a one-time token and print it, alone, to standard output; the exit code."""
     try:
+        new = not data.exists()
         identity = _identity(data)
         if identity.enrolled:
             return _refuse(
@@ -29,7 +30,8 @@ def token(data: Path) -> int:
         return _refuse(str(error), 1)
     print(made, flush=True)
     print(
-        "valid for one hour, and for one enrolment; on the workstation: edgesim fleet enroll HOST --token TOKEN",
+        f"of the agent whose data are in {data}{', which was not there before: is it this one?' if new else ''}\n"
+        f"valid for one hour, and for one enrolment; on the workstation: edgesim fleet enroll HOST --token TOKEN",
         file=sys.stderr,
     )
     return 0
@@ -45,7 +47,7 @@ def forget(data: Path) -> int:
     except IdentityError as error:
         return _refuse(str(error), 1)
     if name is None:
-        print("this board was not enrolled")
+        print(f"this board was not enrolled (data in {data})")
     else:
         print(
             f"forgotten; what is left to do: restart the agent, which still uses its key, "

@@ -166,13 +166,9 @@ def test_tokens_that_are_wrong_or_late_are_refused(fleet: Path, data: Path, caps
     token = Token.parse(make_token(data, capsys))
     wrong = Token("a" * 24, token.fingerprint)
     with waiting(data) as port:
-        for _ in range(5):
-            code, _, errors = edgesim("fleet", "enroll", f"{HOST}:{port}", "--token", str(wrong))
-            assert code == 1
-            assert "refuses the token (wrong, or worth nothing after too many wrong ones)" in errors
-        code, _, errors = edgesim("fleet", "enroll", f"{HOST}:{port}", "--token", str(token))
+        code, _, errors = edgesim("fleet", "enroll", f"{HOST}:{port}", "--token", str(wrong))
         assert code == 1
-        assert "worth nothing after 5 tries" in errors
+        assert "refuses the token (a wrong one); make a new one" in errors
         late = Tokens(data / verbs.FOLDER, lambda: time.time() - 3601).make()
         code, _, errors = edgesim("fleet", "enroll", f"{HOST}:{port}", "--token", str(late))
         assert code == 1
@@ -398,7 +394,7 @@ def test_a_board_with_a_wrong_clock_says_so(
 def test_forgetting_ends_identity_and_token(fleet: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     token = make_token(data, capsys)
     assert verbs.forget(data) == 0
-    assert capsys.readouterr().out == "this board was not enrolled\n"
+    assert capsys.readouterr().out == f"this board was not enrolled (data in {data})\n"
     with waiting(data) as port:
         assert "used already" in edgesim("fleet", "enroll", f"{HOST}:{port}", "--token", token)[2]
         assert edgesim("fleet", "enroll", f"{HOST}:{port}", "--token", make_token(data, capsys))[0] == 0

@@ -27,6 +27,11 @@ def test_the_token_stands_alone_on_standard_output(tmp_path: Path, capsys: pytes
     assert output == f"{token}\n"
     assert token.secret not in errors
     assert "edgesim fleet enroll HOST --token TOKEN" in errors
+    assert f"of the agent whose data are in {tmp_path / 'data'}, which was not there before: is it this one?" in errors
+    assert verbs.token(tmp_path / "data") == 0
+    output, errors = capsys.readouterr()
+    token = Token.parse(output)
+    assert f"of the agent whose data are in {tmp_path / 'data'}\n" in errors
     Tokens(tmp_path / "data" / verbs.FOLDER).check(token.secret)
 
 
