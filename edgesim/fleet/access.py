@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from edgesim.fleet.authority import Authority, AuthorityError, EnrolledBoard, default_folder
+from edgesim.fleet.address import Address
+from edgesim.fleet.authority import FIRST_LIST, Authority, AuthorityError, EnrolledBoard, default_folder
 from edgesim.fleet.base import FleetError
 from edgesim.fleet.client import BoardClient, BoardError
 from edgesim.fleet.enrolment import renew_if_due
+from edgesim.fleet.everywhere import everywhere
 from edgesim.fleet.inventory import Place, read_inventory
+from node_agent.security.certificates import number_of, read_revocations
 from node_agent.security.errors import IdentityError
 
 
@@ -21,6 +24,8 @@ class Access:
     def __init__(self, authority: Authority | None, context: ssl.SSLContext | None) -> None:
         self._authority = authority
         self._context = context
+        self._listed: dict[Address, bytes] = {}
+        """the revocation list that each board has got from here"""
 
     @classmethod
     def of(cls, folder: Path | None, insecure: bool) -> Access:
@@ -64,6 +69,28 @@ class Access:
                 renew_if_due(self._authority, board, client.certificate_request, client.put_certificate)
             except (AuthorityError, BoardError) as error:
                 tell(f"warning: {client.name}: its certificate could not be renewed: {error}")
+
+    def tell_revoked(self, clients: Sequence[BoardClient], tell: Callable[[str], None]) -> None:
+        """Give the boards the fleet's revocation list: they may have been off when it became longer. Each is given a
+        list once, and none the first one, which it was enrolled with. What goes wrong is told, and no more."""
+        if self._authority is None:
+            return
+        try:
+            crl = self._authority.crl()
+            if number_of(read_revocations(crl)) == FIRST_LIST:
+                return
+        except (AuthorityError, IdentityError) as error:
+            tell(f"warning: boards cannot be told who is revoked: {error}")
+            return
+        waiting = [client for client in clients if self._listed.get(client.address) != crl]
+        answers = everywhere(waiting, lambda client: client.put_revocations(crl))
+        for client, answer in zip(waiting, answers, strict=True):
+            if answer is None:
+                self._listed[client.address] = crl
+            elif isinstance(answer, BoardError):
+                tell(f"warning: {client.name} could not be told who is revoked: {answer.message}")
+            else:
+                raise answer
 
     def _enrolled(self) -> dict[str, EnrolledBoard]:
         """By address."""

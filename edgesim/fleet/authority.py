@@ -45,6 +45,9 @@ CONTROLLER_DAYS = 30.0
 LISTED_AFTER_END = timedelta(days=365)
 """how long a revoked certificate stays in the list once it has ended"""
 
+FIRST_LIST = 1
+"""number of the revocation list that a fleet begins with, in which nobody is"""
+
 _CONTROLLER_PLACE = "controllers"
 
 
@@ -99,7 +102,7 @@ class _Revoked(BaseModel):
 class _Ledger(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    lists: int = Field(default=0, description="number of the last revocation list")
+    lists: int = Field(default=FIRST_LIST - 1, description="number of the last revocation list")
     listed: AwareDatetime | None = Field(default=None, description="its time")
     issued: list[_Issued] = []
     revoked: list[_Revoked] = []

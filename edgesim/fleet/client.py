@@ -174,6 +174,10 @@ class BoardClient:
         headers = {"content-type": "text/plain"}
         self._octets("PUT", "/certificate", content=certificate, headers=headers)
 
+    def put_revocations(self, revocations: bytes) -> None:
+        headers = {"content-type": "text/plain"}
+        self._octets("PUT", "/revocations", content=revocations, headers=headers)
+
     def log(self, job: str, offset: int = 0) -> bytes:
         """What the worker printed, from `offset` on; at most 1 MiB."""
         return self._octets("GET", f"/jobs/{job}/log", params={"offset": offset})

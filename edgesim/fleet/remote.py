@@ -107,6 +107,7 @@ class RemoteFleet:
             self._tell(f"warning: {found}")
         self._refuse(unusable(self._met, [0] * len(self._met)))
         self._access.renew(self._clients, self._tell)
+        self._access.tell_revoked(self._clients, self._tell)
 
     def prepare(self, run: str, nodes: Sequence[str], strips: Strips, folder: Path) -> Ground:
         self.meet()

@@ -137,7 +137,7 @@ def revoke(
             typer.echo(f"edgesim: {error}", err=True)
             missed.append(board.name)
     if missed:
-        fail(f"not told yet: {', '.join(missed)}; once they answer: edgesim fleet revoke {name}", FAILED)
+        fail(f"not told yet: {', '.join(missed)}; once they answer: edgesim fleet revoke {name}, or a run", FAILED)
     if boards:
         typer.echo(f"{len(boards)} board(s) know of it")
 

@@ -47,8 +47,15 @@ class Enrolled:
         elif line.startswith("PUT /v1/certificate "):
             self.taken.append(connection.recv(65536))
             connection.sendall(answer(json.dumps(HEALTH).encode()))
+        elif line.startswith("PUT /v1/revocations "):
+            self.identity.replace_revocations(connection.recv(65536))
+            connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
         else:
             connection.sendall(answer(json.dumps(HEALTH).encode()))
+
+    @property
+    def requests(self) -> list[str]:
+        return self._raw.requests
 
     def close(self) -> None:
         self._raw.close()
@@ -122,6 +129,25 @@ def test_a_renewal_that_fails_is_a_warning(authority: Authority, board: Enrolled
     access.renew(clients, said.append)
     assert len(said) == 1
     assert said[0].startswith("warning: b0: its certificate could not be renewed: b0: no connection to ")
+
+
+def test_boards_that_were_off_are_told_who_is_revoked_once(authority: Authority, board: Enrolled) -> None:
+    access = Access.of(authority.folder, insecure=False)
+    clients = access.clients(enrolled_boards(authority.folder))
+    said: list[str] = []
+    access.tell_revoked(clients, said.append)
+    assert board.requests == []  # nobody was revoked ever
+    for gone in ("bob", "carol"):
+        serial = read_certificate(authority.controller(gone).certificate.read_bytes()).serial_number
+        authority.revoke(gone)
+        access.tell_revoked(clients, said.append)
+        access.tell_revoked(clients, said.append)
+        assert board.identity.is_revoked(serial)
+    assert board.requests == ["PUT /v1/revocations HTTP/1.1"] * 2
+    board.close()
+    Access.of(authority.folder, insecure=False).tell_revoked(clients, said.append)
+    assert len(said) == 1
+    assert said[0].startswith("warning: b0 could not be told who is revoked: no connection to ")
 
 
 def test_where_nobody_is_enrolled_it_is_said_how(authority: Authority, tmp_path: Path) -> None:

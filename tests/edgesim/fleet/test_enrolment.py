@@ -472,7 +472,9 @@ def test_who_is_revoked_is_shut_out_of_all_boards(fleet: Path, tmp_path: Path) -
         assert edgesim("fleet", "revoke", "orin-2")[1] == "orin-2: 1 certificate(s) revoked\n1 board(s) know of it\n"
     code, _, errors = edgesim("fleet", "revoke", "bob")
     assert code == 1
-    assert errors.splitlines()[-1] == "edgesim: not told yet: orin-1; once they answer: edgesim fleet revoke bob"
+    assert (
+        errors.splitlines()[-1] == "edgesim: not told yet: orin-1; once they answer: edgesim fleet revoke bob, or a run"
+    )
     code, _, errors = edgesim("fleet", "revoke", "nobody")
     assert code == 2
     assert "found 'nobody'" in errors
