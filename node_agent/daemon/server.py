@@ -14,6 +14,7 @@ from uvicorn.lifespan.off import LifespanOff
 from uvicorn.server import Server
 
 from node_agent.daemon.connections import BoardProtocol, Connections
+from node_agent.security.accepting import Accepting
 
 HANDSHAKE_WITHIN = 5.0
 """s that TLS may take to be set up"""
@@ -50,6 +51,7 @@ class BoardServer(Server):
         )
         self._connections = connections
         self._tls = tls
+        self._accepting: list[Accepting] = []
         self._over = asyncio.Event()
         self.listens = asyncio.Event()
 
@@ -63,20 +65,19 @@ class BoardServer(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         assert sockets is not None
         self.lifespan = LifespanOff(self.config)
-        loop = asyncio.get_running_loop()
 
         def protocol() -> BoardProtocol:
             return BoardProtocol(self.config, self.server_state, {}, self._connections)
 
-        within = HANDSHAKE_WITHIN if self._tls is not None else None
-        self.servers = [
-            await loop.create_server(
-                protocol, sock=listening, ssl=self._tls, backlog=BACKLOG, ssl_handshake_timeout=within
-            )
-            for listening in sockets
-        ]
+        self.servers = []
+        self._accepting = [Accepting(listening, protocol, self._tls, HANDSHAKE_WITHIN) for listening in sockets]
         self.started = True
         self.listens.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for accepting in self._accepting:
+            accepting.close()
+        await super().shutdown(sockets)
 
     async def main_loop(self) -> None:
         await self._over.wait()
