@@ -26,6 +26,7 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from node_agent.security.accepting import Accepting
 from node_agent.security.errors import IdentityError
 from node_agent.security.identity import Identity
 from node_agent.security.tokens import TokenRefused, Tokens
@@ -51,7 +52,7 @@ LONGEST_CLOSING = 2.0
 """s in which the last answers are read"""
 
 MOST_CONNECTIONS = 16
-"""at a time"""
+"""at a time, once their handshake is done"""
 
 log = logging.getLogger(__name__)
 
@@ -191,19 +192,15 @@ async def serve_enrolment(identity: Identity, name: str, listening: socket.socke
     config.load()
     state = ServerState()
     open_ones: dict[_Connection, None] = {}
-    server = await asyncio.get_running_loop().create_server(
-        lambda: _Connection(config, state, open_ones),
-        sock=listening.dup(),
-        ssl=_bootstrap_context(tokens),
-        ssl_handshake_timeout=LONGEST_HANDSHAKE,
-    )
+    context = _bootstrap_context(tokens)
+    accepting = Accepting(listening, lambda: _Connection(config, state, open_ones), context, LONGEST_HANDSHAKE)
     waiting = [asyncio.ensure_future(event.wait()) for event in (enrolment.done, stop)]
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for future in waiting:
             future.cancel()
-        server.close()
+        accepting.close()
         await _close(open_ones)
     if identity.enrolled:
         tokens.forget_bootstrap()

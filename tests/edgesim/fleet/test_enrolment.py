@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from edgesim.fleet.address import Address
 from edgesim.fleet.authority import Authority
 from node_agent.security import enrolment as boards_side
 from node_agent.security import verbs
+from node_agent.security.accepting import MOST_HANDSHAKES
 from node_agent.security.contexts import server_context
 from node_agent.security.enrolment import serve_enrolment
 from node_agent.security.identity import Identity
@@ -262,6 +263,20 @@ def test_connections_that_say_nothing_do_not_keep_others_out(
             for one in idle:
                 one.close()
     assert (code, errors) == (0, "")
+
+
+def test_connections_that_begin_no_handshake_are_bounded(
+    fleet: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = make_token(data, capsys)
+    with waiting(data) as port, ExitStack() as stack:
+        crowd = [
+            stack.enter_context(socket.create_connection((HOST, port), boards_side.LONGEST_HANDSHAKE / 2))
+            for _ in range(MOST_HANDSHAKES + 4)
+        ]
+        with suppress(ConnectionResetError):
+            assert crowd[0].recv(1) == b""
+        assert edgesim("fleet", "enroll", f"{HOST}:{port}", "--token", token)[0] == 0
 
 
 @pytest.mark.parametrize("taken", [True, False])

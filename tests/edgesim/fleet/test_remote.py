@@ -364,6 +364,15 @@ def test_plain_http_stays_on_this_machine() -> None:
         RemoteFleet(Access(None, None), [Place("b0", Address("10.0.0.1"))], 1.0, False, print)
 
 
+def test_boards_are_told_who_is_revoked_before_they_are_claimed(
+    experiment: Experiment, boards: list[Board], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[list[Any]] = []
+    monkeypatch.setattr(Access, "tell_revoked", lambda self, clients, tell: states.append([c.jobs() for c in clients]))
+    run(experiment, boards, tmp_path / "run")
+    assert states == [[[], [], []]]
+
+
 def test_names_of_runs_as_boards_take_them() -> None:
     assert run_name("leo-ring-4-20260101-120000") == "leo-ring-4-20260101-120000"
     assert run_name("my run!") == "my-run-"
