@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from node_agent.exits import FAILED, INTERRUPTED, refuse
 from node_agent.job import Job
 
 if TYPE_CHECKING:
     from node_agent.events import Event
-
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 PR_SET_PDEATHSIG = 1
 """of prctl(2)"""
@@ -90,10 +89,10 @@ def _run(path: Path, events: int | None, listener: int | None, lifeline: int | N
     try:
         job = Job.model_validate_json(path.read_bytes())
     except OSError as error:
-        return _refuse(f"{path}: {error.strerror}")
+        return refuse(f"{path}: {error.strerror}")
     except ValidationError as error:
         first = error.errors()[0]
-        return _refuse(f"{path}: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}")
+        return refuse(f"{path}: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}")
 
     from node_agent import wire, worker
     from node_agent.events import Fault
@@ -145,10 +144,5 @@ def _identity(verb: str, config: Path | None) -> int:
     try:
         data = settings.read(config).data
     except settings.SettingsError as error:
-        return _refuse(str(error))
+        return refuse(str(error))
     return verbs.token(data) if verb == "token" else verbs.forget(data)
-
-
-def _refuse(message: str) -> int:
-    print(f"node-agent: {message}", file=sys.stderr)
-    return BAD_INPUT

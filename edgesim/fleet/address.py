@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgesim.topology.problems import Refusal, shown
-
-PORT = 7443
-"""that an agent listens on unless it is told otherwise"""
+from node_agent.daemon.api import PORT as PORT
 
 ALLOWED = "an address such as 10.0.0.11, orin-1.lab:7443 or [fd00::11]:7443"
 

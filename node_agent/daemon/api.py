@@ -17,6 +17,9 @@ from node_agent.job import FILE_NAME, Job
 VERSION = 1
 """of the API; the first part of every path"""
 
+PORT = 7443
+"""that an agent listens on unless it is told otherwise"""
+
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:+-]{0,127}$"
 SHA256 = r"^[0-9a-f]{64}$"
 

@@ -21,12 +21,11 @@ from node_agent.daemon.server import BACKLOG
 from node_agent.daemon.settings import AgentSettings, SettingsError, read
 from node_agent.daemon.store import POWER_MODE, PROBES, DataFolderError, Store
 from node_agent.device.power import PowerError, power_mode, restore
+from node_agent.exits import FAILED, INTERRUPTED, refuse
 from node_agent.security.enrolment import serve_enrolment
 from node_agent.security.errors import IdentityError
 from node_agent.security.identity import Identity
 from node_agent.security.verbs import FOLDER
-
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 log = logging.getLogger("node_agent")
 
@@ -36,26 +35,24 @@ def serve(config: Path | None = None, insecure: bool = False) -> int:
     try:
         settings = read(config)
     except SettingsError as error:
-        return _refuse(BAD_INPUT, str(error))
+        return refuse(str(error))
     if insecure and not settings.on_loopback:
-        return _refuse(
-            BAD_INPUT, f"listen: found {settings.listen} with --insecure, allowed a loopback address such as 127.0.0.1"
-        )
+        return refuse(f"listen: found {settings.listen} with --insecure, allowed a loopback address such as 127.0.0.1")
     _raise_limit_of_descriptors()
     try:
         listening = _listen(settings)
     except OSError as error:
-        return _refuse(FAILED, f"{settings.listen}: {error.strerror}")
+        return refuse(f"{settings.listen}: {error.strerror}", FAILED)
     try:
         store = Store(settings.data, settings.disk_bytes, settings.kept_jobs)
     except DataFolderError as error:
         listening.close()
-        return _refuse(FAILED, str(error))
+        return refuse(str(error), FAILED)
     _log_lines()
     try:
         return asyncio.run(_daemon(settings, store, listening, insecure))
     except IdentityError as error:
-        return _refuse(FAILED, str(error))
+        return refuse(str(error), FAILED)
     except KeyboardInterrupt:  # before there was anything to end
         return INTERRUPTED
     finally:
@@ -164,8 +161,3 @@ def _log_lines() -> None:
 def _log_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     error = context.get("exception")
     log.error(f"{context.get('message', 'failure')}{f': {type(error).__name__}: {error}' if error else ''}")
-
-
-def _refuse(code: int, message: str) -> int:
-    print(f"node-agent: {message}", file=sys.stderr)
-    return code

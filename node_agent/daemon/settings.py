@@ -13,12 +13,11 @@ import psutil
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from node_agent.daemon.api import PORT
 from node_agent.daemon.network import default_interface, is_loopback
 
 USUAL = Path("/etc/edgesim/agent.yaml")
 """read if it exists and no other file is named"""
-
-PORT = 7443
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Literal
 
-FAILED, BAD_INPUT = 1, 2
+from node_agent.exits import FAILED, refuse
 
 
 def check(as_json: bool) -> int:
@@ -27,7 +26,7 @@ def bench(out: Path | None, quick: bool, wanted: Literal["auto", "cpu", "cuda"])
         if out is not None:
             _writable(out)
     except OSError as error:
-        return _refuse(f"--out {out}: {error.strerror}")  # before all the measuring, not after it
+        return refuse(f"--out {out}: {error.strerror}")  # before all the measuring, not after it
 
     from node_agent.device.accelerator import AcceleratorError, accelerator
     from node_agent.device.bench import calibrate
@@ -36,17 +35,17 @@ def bench(out: Path | None, quick: bool, wanted: Literal["auto", "cpu", "cuda"])
     try:
         device = accelerator(wanted)
     except AcceleratorError as error:
-        return _refuse(str(error))
+        return refuse(str(error))
     try:
         text = as_yaml(profile(calibrate(device, quick), device))
     except (OSError, RuntimeError) as error:  # what the system and torch raise, such as where memory runs out
-        return _refuse(f"bench: {(str(error).splitlines() or [type(error).__name__])[0]}", FAILED)
+        return refuse(f"bench: {(str(error).splitlines() or [type(error).__name__])[0]}", FAILED)
     if out is not None:
         try:
             _write(out, text)
             return 0
         except OSError as error:
-            _refuse(f"--out {out}: {error.strerror}; the profile goes to standard output instead")
+            refuse(f"--out {out}: {error.strerror}; the profile goes to standard output instead")
     print(text, end="")
     return 0 if out is None else FAILED
 
@@ -73,8 +72,3 @@ def _write(out: Path, text: str) -> None:
         except OSError:
             os.unlink(file.name)
             raise
-
-
-def _refuse(message: str, code: int = BAD_INPUT) -> int:
-    print(f"node-agent: {message}", file=sys.stderr)
-    return code

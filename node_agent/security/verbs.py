@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from node_agent.exits import FAILED, refuse
 from node_agent.security.errors import IdentityError
 from node_agent.security.identity import Identity
 from node_agent.security.tokens import Tokens
@@ -20,14 +21,13 @@ def token(data: Path) -> int:
         new = not data.exists()
         identity = _identity(data)
         if identity.enrolled:
-            return _refuse(
+            return refuse(
                 f"{data}: this board is enrolled already, as {identity.name}; "
-                f"to enrol it again: node-agent forget, and restart its agent",
-                2,
+                f"to enrol it again: node-agent forget, and restart its agent"
             )
         made = Tokens(identity.folder).make()
     except IdentityError as error:
-        return _refuse(str(error), 1)
+        return refuse(str(error), FAILED)
     print(made, flush=True)
     print(
         f"of the agent whose data are in {data}{', which was not there before: is it this one?' if new else ''}\n"
@@ -45,7 +45,7 @@ def forget(data: Path) -> int:
         Tokens(identity.folder).use_up()
         identity.forget()
     except IdentityError as error:
-        return _refuse(str(error), 1)
+        return refuse(str(error), FAILED)
     if name is None:
         print(f"this board was not enrolled (data in {data})")
     else:
@@ -66,8 +66,3 @@ def _identity(data: Path) -> Identity:
     except OSError as error:
         raise IdentityError(f"{data}: cannot be used: {error.strerror}") from error
     return Identity(data / FOLDER)
-
-
-def _refuse(message: str, code: int) -> int:
-    print(f"node-agent: {message}", file=sys.stderr)
-    return code
