@@ -157,7 +157,7 @@ def test_an_enrolled_board_says_until_when(tmp_path: Path, monkeypatch: pytest.M
 
     assert told() == Finding("identity", "absent", "not enrolled: node-agent token, then edgesim fleet enroll")
     identity.make_key()
-    issued = authority.issue(identity.request("orin-1", ["127.0.0.1"]), "orin-1", ["127.0.0.1"], 30)
+    issued = authority.issue(identity.request("orin-1"), "orin-1", ["127.0.0.1"], 30)
     identity.accept(issued, authority.ca_pem, authority.crl())
     assert told().status == "ok"
     assert told().detail == f"orin-1, enrolled until {identity.ends_at:%Y-%m-%d %H:%M} UTC"
