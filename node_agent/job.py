@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import Annotated, Literal, Union
+from typing import Annotated, Literal, TypeVar, Union
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,6 +15,12 @@ while their end is still on the way"""
 
 FILE_NAME = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
 """of files that a job brings with it"""
+
+
+Item = TypeVar("Item")
+
+Several = Annotated[tuple[Item, ...], Field(fail_fast=True)]
+"""any number; the first that is wrong is told, as a job may hold very many"""
 
 
 class Settings(BaseModel):
@@ -70,10 +76,8 @@ class LinkSettings(LinkState):
         default=None, description="bytes that may wait for the link before their sender has to; None: any number"
     )
     overhead: int = Field(default=0, description="bytes of framing that each packet of 1,500 bytes takes besides")
-    schedule: tuple[Window, ...] | None = Field(
-        default=None, description="contact windows, ascending; None: always open"
-    )
-    changes: tuple[Change, ...] = Field(default=(), description="ascending; before the first, the link's own values")
+    schedule: Several[Window] | None = Field(default=None, description="contact windows, ascending; None: always open")
+    changes: Several[Change] = Field(default=(), description="ascending; before the first, the link's own values")
     deadline: float | None = Field(
         default=None, description="longest that a message may wait for contact, s; None: until the last window"
     )
@@ -147,10 +151,8 @@ class BackgroundSettings(Settings):
     name: Literal["background"] = "background"
     scene: SceneSettings | ShardSettings
     lines: tuple[int, int] = Field(description="this node's strip: first line, line after the last")
-    target_spectrum: tuple[float, ...] = Field(description="the target prior d, raw units, one value a band")
-    network: tuple[int, ...] = Field(
-        default=(400, 400, 50), description="widths of the encoder; the decoder mirrors it"
-    )
+    target_spectrum: Several[float] = Field(description="the target prior d, raw units, one value a band")
+    network: Several[int] = Field(default=(400, 400, 50), description="widths of the encoder; the decoder mirrors it")
     batch: int = Field(default=256, description="background pixels a step and node")
     learning_rate: float = Field(default=1e-4, description="of Adam")
     suppression: float = Field(default=0.1, description="weight of the target-suppression term of the loss")
@@ -172,7 +174,7 @@ class Job(Settings):
 
     run: str
     rank: int = Field(ge=0)
-    nodes: tuple[str, ...] = Field(min_length=1, description="names in ring order; a node's rank is its place here")
+    nodes: Several[str] = Field(min_length=1, description="names in ring order; a node's rank is its place here")
     seed: int
     steps: int = Field(ge=1)
     clock: Literal["wall", "virtual"] = "wall"
@@ -181,7 +183,7 @@ class Job(Settings):
         default=None,
         description="virtual clock: what the node's board reaches; None: CPU time measured here counts",
     )
-    pauses: tuple[Window, ...] = Field(default=(), description="when the node computes nothing, ascending")
+    pauses: Several[Window] = Field(default=(), description="when the node computes nothing, ascending")
     outgoing: LinkSettings | None = Field(
         description="the link to the next node of the ring, as the node imposes it or has to expect it; None if alone"
     )

@@ -50,7 +50,7 @@ def _silent(client: BoardClient, job: JobStatus) -> bool:
     """Whether a job's lease was not renewed while one looked."""
     before, seen_at = job.lease_left_s, time.monotonic()
     time.sleep(POLL)
-    # Asking for the job itself would renew the lease where the earlier run had our own name.
+    # The lease is renewed by what its owner does, not by what anybody reads, also where the owner has our own name.
     now = client.health().job
     if before is None or now is None or now.id != job.id or now.lease_left_s is None:
         return True

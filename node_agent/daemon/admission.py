@@ -10,6 +10,8 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
+from pydantic_core import from_json
+
 from node_agent.job import Job, ShardSettings
 
 RENDEZVOUS = re.compile(
@@ -41,8 +43,10 @@ LEAST: dict[str, float] = {
 """by the field's place in the job"""
 
 MOST_NODES, MOST_LAYERS, WIDEST = 64, 32, 2**16
-MOST_ITEMS = 10**5
-"""of any list in a job"""
+MOST_VALUES = 10**5
+"""in a job altogether: texts, numbers, lists, and what holds them"""
+MOST_NAMES = 128
+"""of fields in one place"""
 LONGEST = 1024
 """characters of any text in a job"""
 NARROWEST = 1
@@ -53,6 +57,27 @@ Backend = Literal["auto", "gloo", "nccl"]
 
 class Inadmissible(ValueError):
     """A job that this board does not take; its text is one line that begins with the field."""
+
+
+def few(content: bytes) -> None:
+    """That JSON holds no more than can be validated within a moment. What is no JSON at all is another's to refuse.
+
+    Raises Inadmissible.
+    """
+    try:
+        waiting = [from_json(content)]
+    except ValueError:
+        return
+    seen = 0
+    while waiting:
+        value = waiting.pop()
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        seen += 1 + len(inside)
+        if isinstance(value, dict) and len(value) > MOST_NAMES:
+            raise Inadmissible(f"body: found an object of {len(value)} fields, allowed at most {MOST_NAMES}")
+        if seen > 2 * MOST_VALUES:  # each is counted where it stands and by itself
+            raise Inadmissible(f"body: found more than {MOST_VALUES} values, allowed at most as many")
+        waiting.extend(inside)
 
 
 def admit(job: Job, files: Collection[str], interface: str, backend: Backend = "auto") -> Job:
@@ -105,8 +130,6 @@ def _workload(workload: Any, files: Collection[str]) -> None:
 def _bounded(place: str, value: Any) -> None:
     if isinstance(value, str) and (len(value) > LONGEST or not value.isprintable()):
         raise Inadmissible(f"{place}: found {value[:32]!r}…, allowed at most {LONGEST} printable characters")
-    if isinstance(value, list | tuple | dict) and len(value) > MOST_ITEMS:
-        raise Inadmissible(f"{place}: found {len(value)} items, allowed at most {MOST_ITEMS}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     if not math.isfinite(value):
@@ -125,7 +148,7 @@ def _values(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     inside: list[tuple[str, Any]] = []
     if isinstance(value, dict):
         inside = [(f"{place}.{key}" if place else str(key), item) for key, item in value.items()]
-    elif isinstance(value, list | tuple) and len(value) <= MOST_ITEMS:
+    elif isinstance(value, list | tuple):
         inside = [(f"{place}.{index}", item) for index, item in enumerate(value)]
     for where, item in inside:
         yield from _values(item, where)

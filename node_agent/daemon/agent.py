@@ -43,7 +43,7 @@ class Agent:
     async def serve(self, listening: socket.socket, stop: asyncio.Event, ready: Callable[[], object]) -> None:
         """Take up what an earlier daemon left, and serve until `stop` is set. `ready` is called when requests are
         answered."""
-        self.slot.take_up()
+        await self.slot.take_up()
         serving = asyncio.create_task(self._server.run_on(listening))
         listens = asyncio.create_task(self._server.listens.wait())
         stopping = asyncio.create_task(stop.wait())

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from node_agent.job import FILE_NAME, Job
+from node_agent.job import FILE_NAME, Job, Several
 
 VERSION = 1
 """of the API; the first part of every path"""
@@ -51,7 +51,7 @@ class Claim(Body):
         strict=True,
         description="silence of the controller after which the job is ended",
     )
-    files: tuple[File, ...] = Field(default=(), max_length=MOST_FILES)
+    files: Several[File] = Field(default=(), max_length=MOST_FILES)
 
 
 class RunTask(Body):

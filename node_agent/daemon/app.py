@@ -6,18 +6,21 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Protocol
 
-from fastapi import Body, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Body, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
 
 from node_agent.daemon import board, metrics
+from node_agent.daemon.admission import Inadmissible, few
 from node_agent.daemon.api import Board, Claim, Health, JobStatus, Received, Refused, Task
 from node_agent.daemon.held import HeldJob, within
 from node_agent.daemon.network import NoAddress
@@ -141,7 +144,7 @@ def _jobs(app: FastAPI, slot: Slot) -> None:
     @app.post("/v1/jobs", status_code=201, responses=_refusals(400, 409, 422, 507))
     async def claim(request: Request, claim: Claim) -> JobStatus:
         """Reserve the board for a run."""
-        return slot.claim(claim, _peer(request)).status()
+        return (await slot.claim(claim, _peer(request))).status()
 
     @app.get("/v1/jobs", responses=_refusals())
     async def get_jobs() -> list[JobStatus]:
@@ -149,7 +152,31 @@ def _jobs(app: FastAPI, slot: Slot) -> None:
         return statuses(slot.jobs())
 
 
+def _checking_first(slot: Slot) -> type[APIRoute]:
+    """A route for a body of which there may be much: it is looked at only where who sends it may start the job, and
+    validated only where that takes no longer than a moment."""
+
+    class Checking(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            serve = super().get_route_handler()
+
+            async def check(request: Request) -> Response:
+                job = slot.owned(request.path_params["id"], _peer(request))
+                slot.startable(job)
+                try:
+                    await asyncio.to_thread(few, await _body(request))
+                except Inadmissible as error:
+                    raise Refusal(422, str(error), job.status()) from None
+                return await serve(request)
+
+            return check
+
+    return Checking
+
+
 def _job(app: FastAPI, slot: Slot) -> None:
+    started = APIRouter(route_class=_checking_first(slot))
+
     @app.get("/v1/jobs/{id}", responses=_refusals(404))
     async def get_job(id: str) -> JobStatus:
         """How a job stands."""
@@ -172,26 +199,23 @@ def _job(app: FastAPI, slot: Slot) -> None:
         await _receive(request, slot, job, job.uploads[name], offset)
         return job.uploads[name].status
 
-    @app.post("/v1/jobs/{id}/start", status_code=202, responses=_refusals(400, 404, 409, 422, 507))
+    @started.post("/v1/jobs/{id}/start", status_code=202, responses=_refusals(400, 404, 409, 422, 507))
     async def start(request: Request, id: str, task: Annotated[Task, Body()]) -> JobStatus:
         """Begin; the job's files are there."""
         job = slot.owned(id, _peer(request))
-        slot.start(job, task)
+        await slot.start(job, task)
         return job.status()
+
+    app.include_router(started)
 
     @app.get(
         "/v1/jobs/{id}/events",
         response_class=StreamingResponse,
         responses={200: _octets(EVENTS, "A line per event, and one for the end."), **_refusals(404, 422)},
     )
-    async def get_events(
-        request: Request, id: str, after: Annotated[int, Query(ge=0, le=FURTHEST)] = 0
-    ) -> StreamingResponse:
+    async def get_events(id: str, after: Annotated[int, Query(ge=0, le=FURTHEST)] = 0) -> StreamingResponse:
         """The job's events that follow number `after`, as they come, until it has ended."""
-        job = slot.find(id)
-        if job.record.owner == _peer(request):
-            job.renew()
-        return StreamingResponse(_events(slot, job, after), media_type=EVENTS)
+        return StreamingResponse(_events(slot, slot.find(id), after), media_type=EVENTS)
 
     @app.get(
         "/v1/jobs/{id}/log",
@@ -227,7 +251,7 @@ def _job(app: FastAPI, slot: Slot) -> None:
     @app.delete("/v1/jobs/{id}", status_code=204, responses=_refusals(404, 409))
     async def forget(request: Request, id: str) -> None:
         """Remove a job that does not run, and its files."""
-        slot.forget(slot.owned(id, _peer(request)))
+        await slot.forget(slot.owned(id, _peer(request)))
 
 
 def _certificates(app: FastAPI, certificates: Certificates, health: Callable[[], Health]) -> None:
@@ -330,6 +354,20 @@ async def _receive(request: Request, slot: Slot, job: HeldJob, upload: Upload, o
     """Take what a request brings of a file."""
     length = request.headers.get("content-length", "")
     turn = _with_status(job, lambda: upload.begin(offset, int(length[:20]) if length.isdigit() else 0))
+    try:
+        await _take(request, slot, job, upload, turn)
+    except Refusal:
+        if upload.due:  # the last byte has come, and nobody may come back for more
+            with suppress(Refusal):
+                await slot.finish(job, upload)
+        raise
+    if upload.due:
+        await slot.finish(job, upload)
+        job.renew()
+    await slot.arrived(job)
+
+
+async def _take(request: Request, slot: Slot, job: HeldJob, upload: Upload, turn: int) -> None:
     chunks = request.stream()
     while (chunk := await _next(chunks, job)) is not None:
         if job.record.state not in ("staging", "ready"):
@@ -342,13 +380,6 @@ async def _receive(request: Request, slot: Slot, job: HeldJob, upload: Upload, o
             raise no_room(error, job.status()) from None
         finally:
             slot.uploaded_bytes += upload.received - before
-    if upload.due:
-        try:
-            await asyncio.to_thread(upload.finish)
-        except OSError as error:
-            raise no_room(error, job.status()) from None
-        job.renew()
-    slot.arrived(job)
 
 
 def _with_status(job: HeldJob, do: Callable[[], int | None]) -> int:
@@ -377,7 +408,7 @@ async def _next(chunks: AsyncIterator[bytes], job: HeldJob) -> bytes | None:
 
 async def _events(slot: Slot, job: HeldJob, after: int) -> AsyncIterator[bytes]:
     while not job.gone:
-        over, news = not job.active, job.news()
+        over, news = job.ended.is_set(), job.news()
         lines = job.journal.read(after)
         if lines:
             numbered = enumerate(lines, after + 1)
@@ -386,7 +417,7 @@ async def _events(slot: Slot, job: HeldJob, after: int) -> AsyncIterator[bytes]:
         elif over:
             yield _end(job)
             return
-        elif slot.stopping and job.record.state != "running":
+        elif slot.stopping and job.record.state in ("staging", "ready"):
             return
         elif not await within(news, KEEP_ALIVE):
             yield b"\n"

@@ -16,8 +16,13 @@ from node_agent.daemon.api import Refused
 from node_agent.daemon.refusal import Refusal, one_line
 from node_agent.security.contexts import Peer
 
-LARGEST_BODY = 4 * 2**20
-"""bytes of a body that is no file"""
+LARGEST_BODY = 64 * 1024
+"""bytes of a body"""
+
+LARGER_BODY = 4 * 2**20
+"""bytes of a body where there is much to say"""
+LARGER = re.compile(r"/v1/jobs/[^/]+/start|/v1/revocations")
+"""paths of those"""
 
 BODY_WITHIN = 30.0
 """s until such a body has arrived"""
@@ -29,8 +34,6 @@ REST_WITHIN = 1.0
 
 FILES = re.compile(r"/v1/jobs/[^/]+/files/[^/]+")
 """paths whose bodies are files; their route bounds them by what was announced"""
-
-_TOO_LARGE = f"body: found more than {LARGEST_BODY} bytes, allowed at most as many"
 
 Message = dict[str, Any]
 App = Callable[[Message, Any, Any], Any]
@@ -57,7 +60,7 @@ class Gate:
             if refused is not None:
                 raise refused
             if not (FILES.fullmatch(scope["path"]) and scope["method"] == "PUT"):
-                body.bound()
+                body.bound(LARGER_BODY if LARGER.fullmatch(scope["path"]) else LARGEST_BODY)
             await self._app(scope, body, answer)
         except Refusal as refusal:
             await answer.refuse(refusal)
@@ -78,12 +81,14 @@ class _Body:
         self._receive = receive
         self._arrived = 0
         self._deadline: float | None = None
+        self._largest = 0
         self.complete = self._announced == 0 and b"transfer-encoding" not in headers
 
-    def bound(self) -> None:
+    def bound(self, largest: int) -> None:
         """From now on it may neither be large nor slow. Raises Refusal for one that is too large by its own word."""
-        if self._announced > LARGEST_BODY:
-            raise Refusal(413, _TOO_LARGE)
+        self._largest = largest
+        if self._announced > largest:
+            raise Refusal(413, self._too_large)
         self._deadline = _now() + BODY_WITHIN
 
     async def __call__(self) -> Message:
@@ -94,9 +99,13 @@ class _Body:
             message = await asyncio.wait_for(self._next(), max(0.0, self._deadline - _now()))
         except asyncio.TimeoutError:
             raise HTTPException(408, f"the body took longer than {BODY_WITHIN:g} s") from None
-        if self._arrived > LARGEST_BODY:
-            raise HTTPException(413, _TOO_LARGE)
+        if self._arrived > self._largest:
+            raise HTTPException(413, self._too_large)
         return message
+
+    @property
+    def _too_large(self) -> str:
+        return f"body: found more than {self._largest} bytes, allowed at most as many"
 
     async def _next(self) -> Message:
         message: Message = await self._receive()

@@ -69,6 +69,11 @@ class HeldJob:
     def renew(self) -> None:
         self.renewed = time.monotonic()
 
+    def excuse(self, seconds: float, least: float) -> None:
+        """For so long nobody listened: that was no silence of the owner's, and at least `least` s are left to him."""
+        now = time.monotonic()
+        self.renewed = min(now, max(self.renewed + seconds, now - self.record.lease_s + least))
+
     def status(self) -> JobStatus:
         record = self.record
         return JobStatus(

@@ -111,8 +111,5 @@ class Journal:
             begin += len(part)
         return b"".join(parts)
 
-    def sync(self) -> None:
-        os.fsync(self._file)
-
     def close(self) -> None:
         os.close(self._file)

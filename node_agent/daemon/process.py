@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import site
 import subprocess
@@ -25,17 +26,20 @@ MARK = "EDGESIM_JOB"
 """environment variable by which a job's processes are known, also by a daemon that did not start them"""
 
 HANDED_ON = (
-    "PATH",
     "VIRTUAL_ENV",
-    "LD_LIBRARY_PATH",
     "CUDA_HOME",
     "CUDA_VISIBLE_DEVICES",
     "TZ",
     "TZDIR",
 )
-"""what a job sees of the daemon's environment"""
+"""what a job sees of the daemon's environment, and"""
+SEARCHED = {"PATH": ":", "PYTHONPATH": ":", "LD_LIBRARY_PATH": ":;"}
+"""lists of folders, by what separates them: those that are no absolute paths would be the job's own folder, or in it"""
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+PYTHON = {"PYTHONUSERBASE": site.getuserbase(), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+"""modules come from where the daemon's do, and never from the job's own folder"""
 
 GONE_WITHIN = 10.0
 """s in which the processes of an earlier daemon's job have to be gone after SIGKILL"""
@@ -51,15 +55,15 @@ class Limits:
 def environment(job: str, folder: Path, probes: Path) -> dict[str, str]:
     """What a job's process has for its environment; `probes` is the file in which jobs keep what they have probed."""
     handed_on = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
+    searched = {name: path for name, separators in SEARCHED.items() if (path := _absolute(name, separators))}
     place = {"HOME": str(folder), "TMPDIR": str(folder), "LANG": "C.UTF-8"}
-    return {**handed_on, **place, **_python(), **ONE_THREAD, KEPT: str(probes), MARK: job}
+    return {**handed_on, **searched, **place, **PYTHON, **ONE_THREAD, KEPT: str(probes), MARK: job}
 
 
-def _python() -> dict[str, str]:
-    """Modules come from where the daemon's do, and never from the job's own folder."""
-    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(entry)]
-    path = {"PYTHONPATH": os.pathsep.join(entries)} if entries else {}
-    return {**path, "PYTHONUSERBASE": site.getuserbase(), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+def _absolute(name: str, separators: str) -> str:
+    """What of a list of folders in the daemon's environment is absolute; empty: nothing."""
+    entries = re.split(f"[{separators}]", os.environ.get(name, ""))
+    return os.pathsep.join(entry for entry in entries if os.path.isabs(entry))
 
 
 class Process:
@@ -109,7 +113,6 @@ class Process:
         self._guard_told: int | None = guard
         self._guard: int | None = None
         self.pid = self._process.pid
-        self.born = time.time()
         for descriptor in (self.events, self.output):
             os.set_blocking(descriptor, False)
 

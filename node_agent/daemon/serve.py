@@ -27,6 +27,8 @@ from node_agent.security.errors import IdentityError
 from node_agent.security.identity import Identity
 from node_agent.security.verbs import FOLDER
 
+DESCRIPTORS = 4096
+
 log = logging.getLogger("node_agent")
 
 
@@ -38,7 +40,7 @@ def serve(config: Path | None = None, insecure: bool = False) -> int:
         return refuse(str(error))
     if insecure and not settings.on_loopback:
         return refuse(f"listen: found {settings.listen} with --insecure, allowed a loopback address such as 127.0.0.1")
-    _raise_limit_of_descriptors()
+    _limit_descriptors()
     try:
         listening = _listen(settings)
     except OSError as error:
@@ -135,11 +137,11 @@ def _listen(settings: AgentSettings) -> socket.socket:
     return listening
 
 
-def _raise_limit_of_descriptors() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+def _limit_descriptors() -> None:
+    """Enough for all connections, and few enough that a job's guard, which closes all, takes no time for it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Lines(logging.Formatter):

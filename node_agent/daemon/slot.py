@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 from node_agent.daemon import disk
 from node_agent.daemon.admission import Inadmissible, admit
@@ -21,9 +21,9 @@ from node_agent.daemon.running import Running
 from node_agent.daemon.settings import AgentSettings
 from node_agent.daemon.store import Record, Store
 from node_agent.daemon.tasks import Command, Commanding, command
+from node_agent.daemon.uploads import Upload
 from node_agent.device import power
 from node_agent.device.power import PowerError
-from node_agent.job import Job
 
 LOOK = 0.25
 """s between two looks at the lease"""
@@ -37,8 +37,11 @@ STOPPING = ENDING + power.CALLS * power.LIMIT
 OWN_NAMES = ("job.json", "result")
 """files that the board itself or the job writes in the job's folder"""
 
-IMPORTABLE = (".py", ".pyc", ".pyo", ".pyw", ".pth", ".so", ".zip", ".egg")
+IMPORTABLE = (".py", ".pyc", ".pyo", ".pyw", ".pth", ".zip", ".egg")
 """ends of names under which Python might take a file in the job's folder for a module of a program"""
+
+LIBRARY = ".so"
+"""anywhere in the names of those that might be taken for a library, such as libm.so.6"""
 
 RESTARTED = "the agent was restarted while the job ran"
 STOPPED = "the agent was stopped"
@@ -63,6 +66,9 @@ class Slot:
         self._running: Running | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
+        """of who claims the board or starts a job"""
+        self._saving = asyncio.Lock()
         self.stopping = False
         self.outcomes = {"finished": 0, "failed": 0}
         self.uploaded_bytes = 0
@@ -110,7 +116,7 @@ class Slot:
 
     # After a start
 
-    def take_up(self) -> None:
+    async def take_up(self) -> None:
         """Go on with what an earlier daemon left: a job that ran has failed, and nothing of it runs any more; one whose
         files were being sent goes on, with its lease begun anew."""
         records, complaints = self._store.records()
@@ -123,34 +129,49 @@ class Slot:
             else:
                 self._kept[record.id] = from_before
             if record.state == "running":
-                self._end_of_earlier(from_before)
+                await self._end_of_earlier(from_before)
             elif from_before.active and from_before is not self._current:
-                self._close(from_before, RESTARTED, None)
+                await self._close(from_before, RESTARTED, None)
         if self._current is not None and self._current.active:
-            self._meet_again(self._current)
+            await self._meet_again(self._current)
 
-    def _end_of_earlier(self, job: HeldJob) -> None:
+    async def _end_of_earlier(self, job: HeldJob) -> None:
         try:
-            ended = end_earlier(job.id)
+            ended = await asyncio.to_thread(end_earlier, job.id)
         except TimeoutError as error:
             log.error(str(error))
         else:
             if ended:
                 log.warning(f"job {job.id}: ended {len(ended)} processes that an earlier agent had started")
-        self._close(job, RESTARTED, None)
+        await self._close(job, RESTARTED, None)
 
-    def _meet_again(self, job: HeldJob) -> None:
+    async def _meet_again(self, job: HeldJob) -> None:
         try:
             self._open_meeting(job, job.record.port or 0)
         except NoAddress as error:
-            self._close(job, f"the agent was restarted, and its meeting point could not be opened again: {error}", None)
-        else:
-            self._watch(job)
+            reason = f"the agent was restarted, and its meeting point could not be opened again: {error}"
+            await self._close(job, reason, None)
+            return
+        self._watch(job)
+        await self.arrived(job)
+        for upload in job.uploads.values():
+            if upload.due:
+                self._spawn(self._finish_earlier(job, upload))
+
+    async def _finish_earlier(self, job: HeldJob, upload: Upload) -> None:
+        try:
+            await self.finish(job, upload)
+        except Refusal as refusal:  # its owner sends it again
+            log.warning(f"job {job.id}: {refusal.error}")
 
     # What its owner does
 
-    def claim(self, claim: Claim, owner: str) -> HeldJob:
+    async def claim(self, claim: Claim, owner: str) -> HeldJob:
         """Raises Refusal."""
+        async with self._turn:
+            return await self._claim(claim, owner)
+
+    async def _claim(self, claim: Claim, owner: str) -> HeldJob:
         if self.stopping:
             raise Refusal(409, STOPPED)
         self._as_installed()
@@ -158,8 +179,7 @@ class Slot:
             held = self._current.status()
             raise Refusal(409, f"board: found {held.state} for {held.owner}'s run {held.run}, allowed idle", held)
         self._announced(claim)
-        for gone in self._store.make_room(sum(file.bytes for file in claim.files), [job.id for job in self.jobs()]):
-            self._lose(self.find(gone))
+        await self._make_room(sum(file.bytes for file in claim.files))
         record = Record(
             id=secrets.token_hex(16),
             run=claim.run,
@@ -169,7 +189,7 @@ class Slot:
             claimed_s=time.time(),
             files=claim.files,
         )
-        job = self._made(record)
+        job = await self._made(record)
         if self._current is not None:
             self._kept = {self._current.id: self._current, **self._kept}
         self._current = job
@@ -182,17 +202,20 @@ class Slot:
         if changed := self._installation.changed():
             raise Refusal(409, changed, job.status() if job is not None else None)
 
-    def _made(self, record: Record) -> HeldJob:
-        try:
-            job = HeldJob(record, self._store.make(record))
-        except OSError as error:
-            raise no_room(error) from error
+    async def _make_room(self, needed: int) -> None:
+        ended = [job.id for job in self.jobs() if job.ended.is_set()]
+        for gone in await asyncio.to_thread(self._store.in_the_way, needed, ended):
+            with suppress(Refusal):  # its owner may have forgotten it meanwhile
+                self._lose(self.find(gone))
+            await asyncio.to_thread(self._store.remove, gone)
+
+    async def _made(self, record: Record) -> HeldJob:
+        job = HeldJob(record, self._store.folder(record.id))
         try:
             self._open_meeting(job)
-            self._store.save(record)
+            await asyncio.to_thread(self._store.make, record)
         except (OSError, NoAddress) as error:
             job.close()
-            self._store.remove(record.id)
             raise Refusal(409, str(error)) if isinstance(error, NoAddress) else no_room(error) from error
         return job
 
@@ -203,8 +226,8 @@ class Slot:
                 raise Refusal(422, f"files: found {name} twice, allowed different names")
             if name in OWN_NAMES:
                 raise Refusal(422, f"files: found {name}, allowed other names than {', '.join(OWN_NAMES)}")
-            if name.endswith(IMPORTABLE):
-                raise Refusal(422, f"files: found {name}, allowed names that no program ends in")
+            if name.endswith(IMPORTABLE) or LIBRARY in name:
+                raise Refusal(422, f"files: found {name}, allowed names that no program and no library has")
 
     def _lose(self, job: HeldJob) -> None:
         """Its folder is gone, or about to be."""
@@ -217,50 +240,70 @@ class Slot:
         job.listening, host, job.record.port = open_meeting(self._settings.interface, port)
         job.meeting = Meeting(host=host, port=job.record.port)
 
-    def arrived(self, job: HeldJob) -> None:
-        """A file is whole; all of them: the job is ready."""
+    async def finish(self, job: HeldJob, upload: Upload) -> None:
+        """All of a file has arrived: check it. Raises Refusal."""
+        try:
+            await upload.finish()
+        except OSError as error:
+            raise no_room(error, job.status()) from None
+        except Refusal as refusal:
+            raise Refusal(refusal.code, refusal.error, job.status()) from None
+        await self.arrived(job)
+
+    async def arrived(self, job: HeldJob) -> None:
+        """Once all files are whole, the job is ready."""
         if job.record.state == "staging" and all(upload.complete for upload in job.uploads.values()):
             job.record.state = "ready"
-            self._save(job)
             job.changed()
+            await self._save(job)
 
-    def start(self, job: HeldJob, task: Task) -> None:
+    async def start(self, job: HeldJob, task: Task) -> None:
         """Raises Refusal."""
-        if job.record.state != "ready":
-            raise Refusal(409, f"job: found {job.record.state}, allowed ready", job.status())
+        async with self._turn:
+            await self._start(job, task)
+
+    async def _start(self, job: HeldJob, task: Task) -> None:
+        self.startable(job)
         self._as_installed(job)
         if isinstance(task, RunTask):
-            task = RunTask(job=self._admitted(job, task))
             try:
-                disk.replace(job.folder.work / "job.json", task.job.model_dump_json(indent=2).encode())
+                task = await asyncio.to_thread(self._admitted, job, task)
+            except Inadmissible as error:
+                raise Refusal(422, f"job.{error}", job.status()) from None
             except OSError as error:
                 raise no_room(error, job.status()) from error
+            self.startable(job)  # it may have been cancelled meanwhile
         if not isinstance(task, RunTask) or task.job.rank != 0:
             job.stop_listening()
         listening = job.listening.fileno() if job.listening is not None else None
         self.run(job, self._commanding(task, listening), isinstance(task, RunTask))
 
-    def _admitted(self, job: HeldJob, task: RunTask) -> Job:
-        try:
-            return admit(task.job, list(job.uploads), self._settings.interface, self._settings.backend)
-        except Inadmissible as error:
-            raise Refusal(422, f"job.{error}", job.status()) from None
+    def startable(self, job: HeldJob) -> None:
+        """Raises Refusal unless the job may be started."""
+        if job.record.state != "ready":
+            raise Refusal(409, f"job: found {job.record.state}, allowed ready", job.status())
+
+    def _admitted(self, job: HeldJob, task: RunTask) -> RunTask:
+        """The task as it may run here, written where its process looks for it. Raises Inadmissible and OSError."""
+        admitted = admit(task.job, list(job.uploads), self._settings.interface, self._settings.backend)
+        disk.replace(job.folder.work / "job.json", admitted.model_dump_json(indent=2).encode())
+        return RunTask(job=admitted)
 
     def run(self, job: HeldJob, command: Command, by_steps: bool) -> None:
         """Have the job's process started."""
         job.record.state = "running"
-        self._save(job)
         self._spawn(self._do(job, command, by_steps))
 
     async def _do(self, job: HeldJob, command: Command, by_steps: bool) -> None:
         """The job's process, from before its start until after its end."""
         error: str | None
         exit: int | None = None
+        await self._save(job)  # before there is a process that a later daemon would have to end
         around = self._around()
         try:
             await asyncio.to_thread(around.__enter__)
         except Exception as failure:  # whatever it was, the job ends and its owner hears of it
-            self._close(job, job.reason or _words(failure), None)
+            await self._close(job, job.reason or _words(failure), None)
             return
         try:
             error, exit = await self._process(job, command, by_steps)
@@ -270,7 +313,7 @@ class Slot:
             await asyncio.to_thread(around.__exit__, None, None, None)
         except Exception as failure:  # the job has ended all the same
             log.error(f"job {job.id}: {_words(failure)}")
-        self._close(job, error, exit)
+        await self._close(job, error, exit)
 
     async def _process(self, job: HeldJob, command: Command, by_steps: bool) -> tuple[str | None, int | None]:
         others = await asyncio.to_thread(lambda: self._store.used() - self._store.used_by(job.id))
@@ -282,8 +325,6 @@ class Slot:
             descriptors = [job.listening.fileno()] if job.listening is not None else []
             process = self._running.start(command, self._settings.cpus, descriptors)
             job.stop_listening()
-            job.record.pid, job.record.born = process.pid, process.born
-            self._save(job)
             log.info(f"job {job.id}: process {process.pid} started")
             return await self._running.until_over()
         finally:
@@ -296,7 +337,7 @@ class Slot:
 
     async def _end(self, job: HeldJob, reason: str, patience: float = ENDING) -> None:
         if job.record.state != "running":
-            self._close(job, reason, None)
+            await self._close(job, reason, None)
             return
         if job.reason is None:
             job.reason = reason
@@ -305,14 +346,15 @@ class Slot:
         if not await within(job.ended, patience):
             log.error(f"job {job.id}: its processes do not end")
 
-    def forget(self, job: HeldJob) -> None:
+    async def forget(self, job: HeldJob) -> None:
         """Raises Refusal while it runs."""
         if job.record.state == "running":
             raise Refusal(409, "job: found running, allowed one that has ended; cancel it first", job.status())
         if job.active:
-            self._close(job, "forgotten", None)
+            await self._close(job, "forgotten", None)
+        await job.ended.wait()
         self._lose(job)
-        self._store.remove(job.id)
+        await asyncio.to_thread(self._store.remove, job.id)
 
     async def stop(self) -> None:
         """End what runs. A job whose files are being sent stays for the next daemon."""
@@ -337,40 +379,58 @@ class Slot:
             if job.lease_left < 0:
                 await self._end(job, f"the controller was silent for {job.record.lease_s:g} s")
                 return
-            await asyncio.sleep(min(LOOK, max(0.0, job.lease_left) + 0.001))
+            planned = min(LOOK, max(0.0, job.lease_left) + 0.001)
+            before = time.monotonic()
+            await asyncio.sleep(planned)
+            late = time.monotonic() - before - planned
+            if late > LOOK:  # the silence was this daemon's own: what was said meanwhile has still to be read
+                job.excuse(late, LOOK)
 
-    def _close(self, job: HeldJob, error: str | None, exit: int | None) -> None:
-        """The job has ended."""
+    async def _close(self, job: HeldJob, error: str | None, exit: int | None) -> None:
+        """The job has ended, if it has not before."""
         record = job.record
+        if not job.active:
+            await job.ended.wait()
+            return
         job.stop_listening()
         record.state = "finished" if error is None else "failed"
         record.error = None if error is None else one_line(error)
         record.exit = exit
-        record.pid = record.born = None
         job.meeting = record.port = None
         try:
             if not job.journal.retry():
                 log.error(f"job {job.id}: the last events are in memory only: disk full")
+            if job.journal.lost:
+                _fail(record, f"{job.journal.lost} events at the end are lost: no room for them")
             record.events = job.journal.last
         except OSError as failure:
             log.error(f"job {job.id}: events: {failure.strerror}")
-        self._save(job)
         self._events_before += record.events
         self.outcomes[record.state] += 1
+        await self._save(job)
         job.ended.set()
         job.changed()
         log.info(f"job {job.id}: {record.state}{f': {record.error}' if record.error else ''}")
 
-    def _save(self, job: HeldJob) -> None:
-        try:
-            self._store.save(job.record)
-        except OSError as error:
-            log.error(f"job {job.id}: its record could not be written: {error.strerror}")
+    async def _save(self, job: HeldJob) -> None:
+        """Write how it stands now, after all that was to be written before."""
+        record = job.record.model_copy()
+        async with self._saving:
+            try:
+                await asyncio.to_thread(self._store.save, record)
+            except OSError as error:
+                log.error(f"job {job.id}: its record could not be written: {error.strerror}")
 
     def _spawn(self, work: object) -> None:
         task = asyncio.ensure_future(work)  # type: ignore[call-overload]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _fail(record: Record, error: str) -> None:
+    """For one reason more."""
+    record.state = "failed"
+    record.error = one_line(f"{record.error}; {error}" if record.error else error)
 
 
 def _words(failure: Exception) -> str:

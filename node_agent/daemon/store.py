@@ -16,7 +16,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from node_agent.daemon import disk
 from node_agent.daemon.api import File, State
 from node_agent.daemon.refusal import Refusal
+from node_agent.security.files import make_private_folder
 
 PROBES, POWER_MODE = "probes", "power-mode"
 
@@ -50,8 +50,6 @@ class Record(BaseModel):
     claimed_s: float = Field(description="s since 1970")
     files: tuple[File, ...] = ()
     port: int | None = Field(default=None, description="at which the nodes of the run meet, if at this board")
-    pid: int | None = Field(default=None, description="of the job's process, and")
-    born: float | None = Field(default=None, description="when that began, s since 1970")
     events: int = 0
     error: str | None = None
     exit: int | None = None
@@ -85,8 +83,12 @@ class Store:
         self.kept = kept
         self._jobs = data / "jobs"
         try:
-            data.mkdir(mode=0o700, parents=True, exist_ok=True)
-            data.chmod(0o700)
+            make_private_folder(data)
+            if (mode := data.stat().st_mode & 0o777) & 0o077:
+                raise DataFolderError(
+                    f"{data}: found mode {mode:04o}, allowed 0700: others can read this folder; if it is the agent's "
+                    f"own, chmod 700 {data}"
+                )
             self._jobs.mkdir(mode=0o700, exist_ok=True)
             self._lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -126,6 +128,7 @@ class Store:
         except OSError:
             self.remove(record.id)
             raise
+        self._keep_spare()
         return folder
 
     def save(self, record: Record) -> None:
@@ -149,24 +152,24 @@ class Store:
     def used_by(self, job: str) -> int:
         return disk.used(self.folder(job).path)
 
-    def make_room(self, needed: int, kept: list[str]) -> Iterable[str]:
-        """Remove of the ended jobs `kept` (the latest first) what is in the way of a new one that needs so many bytes,
-        the oldest first; yields each. Raises Refusal if there is no room even so."""
+    def in_the_way(self, needed: int, kept: list[str]) -> list[str]:
+        """Which of the ended jobs `kept` (the latest first) have to be removed for a new one that needs so many bytes:
+        no more than that takes, the oldest first. Raises Refusal if there is no room even without them all."""
         if needed > self.limit:
             raise Refusal(413, f"files: found {needed} bytes, allowed {self.limit} on this board")
-        waiting = list(kept)
-        while waiting and (len(waiting) > self.kept or not self._fits(needed)):
-            oldest = waiting.pop()
-            self.remove(oldest)
-            yield oldest
-        if self.used() + needed > self.limit:
-            raise Refusal(507, f"disk: found {self.used()} of {self.limit} bytes used, {needed} more are needed")
-        if disk.free(self.data) < needed + RESERVE:
-            raise Refusal(507, f"disk full: found {disk.free(self.data)} bytes free, {needed + RESERVE} are needed")
-        self._keep_spare()
-
-    def _fits(self, needed: int) -> bool:
-        return self.used() + needed <= self.limit and disk.free(self.data) >= needed + RESERVE
+        used, free = self.used(), disk.free(self.data)
+        staying, going = list(kept), list[str]()
+        while used + needed > self.limit or free < needed + RESERVE or len(staying) > self.kept:
+            if not staying:
+                break
+            going.append(staying.pop())
+            freed = self.used_by(going[-1])
+            used, free = used - freed, free + freed
+        if used + needed > self.limit:
+            raise Refusal(507, f"disk: found {used} of {self.limit} bytes used, {needed} more are needed")
+        if free < needed + RESERVE:
+            raise Refusal(507, f"disk full: found {free} bytes free, {needed + RESERVE} are needed")
+        return going
 
     @property
     def _spare(self) -> Path:

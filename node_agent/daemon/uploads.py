@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from pathlib import Path
@@ -72,10 +73,14 @@ class Upload:
         """Whether all has arrived that was announced, and it is to be finished."""
         return not (self.complete or self._checking) and self.received == self.announced.bytes
 
-    def finish(self) -> None:
-        """Check what has arrived and put it in its place. Raises Refusal if the checksum differs: what arrived is
-        discarded; OSError where the disk fails. Takes its time, so it may be called in a thread."""
-        self._checking = True
+    async def finish(self) -> None:
+        """If it is due, check what has arrived and put it in its place, in a thread. Raises Refusal if the checksum
+        differs: what arrived is discarded; OSError where the disk fails."""
+        if self.due:
+            self._checking = True  # before anybody else may ask
+            await asyncio.to_thread(self._finish)
+
+    def _finish(self) -> None:
         try:
             self._part.touch(0o600)  # an empty file has not been written to
             found = self._sha256()

@@ -17,12 +17,12 @@ FILE = File(name="shard.npy", bytes=100, sha256=hashlib.sha256(CONTENT).hexdiges
 
 
 class Taking:
-    """A board that answers one upload after the other as it is told: bytes that it takes before the connection breaks,
-    or what it raises."""
+    """A board that answers one upload after the other as it is told: bytes that it takes before the connection breaks
+    (None: all of them), or what it raises."""
 
     name = "b0"
 
-    def __init__(self, answers: Sequence[int | BoardError], arrived: int = 0) -> None:
+    def __init__(self, answers: Sequence[int | None | BoardError], arrived: int = 0) -> None:
         self.answers = list(answers)
         self.arrived = arrived
         self.offsets: list[int] = []
@@ -30,6 +30,9 @@ class Taking:
     def put(self, job: str, name: str, path: Path, offset: int) -> Received:
         self.offsets.append(offset)
         answer = self.answers.pop(0) if self.answers else 0
+        if answer is None:
+            self.arrived = 100
+            raise Unreachable("b0", "the connection broke behind the last byte")
         if isinstance(answer, BoardError):
             raise answer
         self.arrived = min(100, offset + answer)
@@ -63,6 +66,7 @@ def sent(board: Taking, folder: Path) -> list[int]:
         ([Unreachable("b0", "no connection"), 100], [0, 0]),
         ([Rejected("b0", "too slow", 408), 100], [0, 0]),
         ([50, Rejected("b0", "checksum", 422), 50], [0, 50, 50]),
+        ([None, Rejected("b0", "its checksum is being computed", 409), 0], [0, 100, 100]),
     ],
 )
 def test_it_goes_on_where_it_broke(answers: list[Any], offsets: list[int], tmp_path: Path) -> None:

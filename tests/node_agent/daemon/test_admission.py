@@ -62,6 +62,14 @@ def test_a_ring_is_bounded() -> None:
     assert refused(job(nodes=["a", "a"], outgoing=LINK, incoming=LINK)).startswith("nodes: found a name twice")
 
 
+def test_of_many_that_are_wrong_the_first_is_told() -> None:
+    """All of them would take minutes, and the board would do nothing else."""
+    wrong = {"changes": [0] * 1000, "schedule": [0] * 1000, **LINK}
+    with pytest.raises(ValidationError) as raised:
+        job(nodes=[0] * 1000, outgoing=wrong, pauses=[0] * 1000)
+    assert raised.value.error_count() < 10
+
+
 def test_a_network_is_bounded() -> None:
     asked = a_job("shard.npy")
     for network, found in (([2**20], "a width of 1048576"), ([0], "a width of 0"), ([8] * 99, "99 layers")):

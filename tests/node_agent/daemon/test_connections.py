@@ -83,8 +83,8 @@ def test_what_is_no_http(board: Board, garbage: bytes) -> None:
         (b"{", 422),
         (b"\xff\xfe", 422),
         (b'{"run": "\xff", "lease_s": 5}', 400),
-        (b"[" * 200_000, 400),
-        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, 400),
+        (b"[" * 60_000, 400),
+        (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, 400),
         (b'{"run": "\\ud800", "lease_s": 5}', 422),
         (b'{"run": "r", "lease_s": NaN}', 422),
         (b'{"run": "r", "lease_s": 1e999}', 422),
@@ -93,7 +93,7 @@ def test_what_is_no_http(board: Board, garbage: bytes) -> None:
         (b'{"run": "r", "lease_s": 5, "owner": "me"}', 422),
         (b'{"run": "../r", "lease_s": 5}', 422),
         (b"null", 422),
-        (b'{"run": "' + b"r" * 5_000_000 + b'"}', 413),
+        (b'{"run": "' + b"r" * gate.LARGEST_BODY + b'"}', 413),
     ],
 )
 def test_bodies_that_are_no_claim(board: Board, body: bytes, code: int) -> None:
@@ -197,6 +197,20 @@ def test_an_upload_is_taken_over_from_a_connection_that_hangs(board: Board) -> N
         hanging.sendall(b"999999")
         assert "another request" in refused(everything(hanging), 409)
     assert board.get(f"/v1/jobs/{job}")["state"] == "ready"
+    board.http.delete(f"/v1/jobs/{job}")
+
+
+def test_an_upload_whose_connection_breaks_behind_the_last_byte_is_whole(board: Board) -> None:
+    job = board.claim({"file": b"0123456789"})
+    with connect(board) as connection:
+        head = f"PUT /v1/jobs/{job}/files/file HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+        connection.sendall(head.encode() + b"a\r\n0123456789\r\n")
+        while board.get(f"/v1/jobs/{job}")["files"][0]["received"] < 10:
+            time.sleep(0.02)
+    deadline = time.monotonic() + 10
+    while board.get(f"/v1/jobs/{job}")["state"] != "ready":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     board.http.delete(f"/v1/jobs/{job}")
 
 

@@ -7,13 +7,14 @@ import json
 import platform
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from agents import Board, a_job, in_thread, settings
 
-from node_agent.daemon import journal, running, slot
+from node_agent.daemon import disk, held, journal, running, slot
 from node_agent.device import facts
 
 STEPS = "for step in range(1, 4): tell(event='step', step=step)\n"
@@ -146,6 +147,18 @@ def test_a_full_disk_loses_no_event(board: Board, monkeypatch: pytest.MonkeyPatc
     assert told[-1]["end"]["error"] == "disk full"
 
 
+def test_events_for_which_there_is_no_room_at_all_are_told_of(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    idle(board)
+
+    def full(descriptor: int, line: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(held, "Journal", partial(journal.Journal, kept=3 * len('{"event": "x"}\n')))
+    monkeypatch.setattr(journal, "write_whole", full)
+    job = board.run('import time\nos.write(EVENTS, b\'{"event": "x"}\\n\' * 5)\ntime.sleep(60)')
+    assert board.end(job)["error"] == "disk full; 2 events at the end are lost: no room for them"
+
+
 def test_a_log_has_an_end(board: Board) -> None:
     idle(board)
     job = board.run("for _ in range(9 * 2**10): print('x' * 1023)\n" + FINISHED)
@@ -196,6 +209,16 @@ def test_signs_of_life_keep_the_job(board: Board) -> None:
     assert status["state"] == "finished"
 
 
+def test_reading_is_no_sign_of_life(board: Board) -> None:
+    """Whoever has the owner's name may look at a job for ever."""
+    idle(board)
+    job = board.claim({})
+    left = board.get(f"/v1/jobs/{job}")["lease_left_s"]
+    with board.http.stream("GET", f"/v1/jobs/{job}/events"):
+        board.log(job)
+    assert board.get(f"/v1/jobs/{job}")["lease_left_s"] < left
+
+
 def test_one_job_at_a_time(board: Board) -> None:
     idle(board)
     job = board.claim({"file": b"x"})
@@ -203,6 +226,15 @@ def test_one_job_at_a_time(board: Board) -> None:
     assert refused.status_code == 409
     assert refused.json()["status"]["id"] == job
     assert refused.json()["error"] == "board: found staging for insecure's run test, allowed idle"
+
+
+def test_a_claim_that_is_refused_removes_nothing(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    idle(board)
+    kept = board.claim({})
+    board.http.post(f"/v1/jobs/{kept}/cancel")
+    monkeypatch.setattr(disk, "free", lambda folder: 0)
+    assert board.http.post("/v1/jobs", json={"run": "other", "lease_s": 5}).status_code == 507
+    assert [one["id"] for one in board.get("/v1/jobs")] == [kept]
 
 
 def test_ended_jobs_stay_readable_until_there_are_too_many(board: Board) -> None:
@@ -224,6 +256,7 @@ def test_ended_jobs_stay_readable_until_there_are_too_many(board: Board) -> None
         ([("job.json", 1)], 422, "found job.json"),
         ([("torch.py", 1)], 422, "found torch.py"),
         ([("json.abi3.so", 1)], 422, "found json.abi3.so"),
+        ([("libm.so.6", 1)], 422, "found libm.so.6"),
         ([("../a", 1)], 422, "found '../a'"),
         ([("/etc/passwd", 1)], 422, "found '/etc/passwd'"),
         ([("A", 1)], 422, "found 'A'"),
@@ -263,6 +296,8 @@ def test_uploads_that_are_not_taken(board: Board) -> None:
         ({"surprise": 1}, "surprise: found 1, Extra inputs are not permitted"),
         ({"compressor": {"name": "pickle"}}, "compressor: found "),
         ({"workload": {"name": "exec"}}, "workload"),
+        ({"nodes": ["n0"] * 10**5}, "body: found more than 100000 values"),
+        ({f"f{index}": 0 for index in range(200)}, "body: found an object of 210 fields"),
     ],
 )
 def test_jobs_that_are_not_taken(board: Board, change: dict[str, Any], error: str) -> None:

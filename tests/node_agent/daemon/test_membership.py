@@ -55,7 +55,7 @@ def test_a_controller_and_another_one(board: Board, authority: Authority) -> Non
         ("POST", "/cancel"),
         ("DELETE", ""),
     ):
-        task = {"kind": "bench"} if path == "/start" else None
+        task = {"kind": "of no kind"} if path == "/start" else None  # nobody looks at what a stranger brings
         refused = bob.http.request(method, f"/v1/jobs/{job}{path}", json=task)
         assert refused.status_code == 403, path
         assert refused.json()["error"] == "job: found bob, allowed alice, who claimed the board"

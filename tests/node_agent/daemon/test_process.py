@@ -169,7 +169,13 @@ def test_how_a_process_ended() -> None:
     assert how_it_ended(-99, None) == "was killed by signal 99"
 
 
-def test_modules_do_not_come_from_the_job_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_modules_nor_libraries_come_from_the_job_s_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYTHONPATH", f":relative:{tmp_path / 'modules'}:")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/usr/lib;relative::/opt/lib:")
+    monkeypatch.setenv("PATH", f".::{os.environ['PATH']}")
     found = environment("j", tmp_path, tmp_path / "probes")
+    assert found["LD_LIBRARY_PATH"] == "/usr/lib:/opt/lib"
+    assert found["PATH"] == os.environ["PATH"].removeprefix(".::")
     assert (found["PYTHONPATH"], found["PYTHONSAFEPATH"]) == (str(tmp_path / "modules"), "1")

@@ -25,6 +25,14 @@ def test_one_daemon_a_folder(tmp_path: Path) -> None:
     Store(tmp_path / "data", MIB, 1).close()
 
 
+def test_a_folder_that_others_may_read_is_left_as_it_is(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with pytest.raises(DataFolderError, match="found mode 0755, allowed 0700"):
+        Store(tmp_path, MIB, 1)
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataFolderError, match="file/data: Not a directory"):
@@ -47,21 +55,23 @@ def test_room_is_made_at_the_expense_of_the_oldest(tmp_path: Path) -> None:
     keeping = Store(tmp_path, 10 * MIB, 3)
     for name in "abcde":
         (keeping.make(record(name)).work / "file").write_bytes(bytes(2 * MIB))
-    assert list(keeping.make_room(0, list("abcde"))) == ["e", "d"]
-    assert list(keeping.make_room(5 * MIB, list("abc"))) == ["c"]
+    assert keeping.in_the_way(0, list("abcde")) == ["e", "d"]
+    for name in "ed":
+        keeping.remove(name)
+    assert keeping.in_the_way(5 * MIB, list("abc")) == ["c"]
     with pytest.raises(Refusal, match="found 11534336 bytes, allowed 10485760") as refused:
-        list(keeping.make_room(11 * MIB, list("ab")))
+        keeping.in_the_way(11 * MIB, list("ab"))
     assert refused.value.code == 413
-    assert sorted(folder.name for folder in (tmp_path / "jobs").iterdir()) == ["a", "b"]
+    assert sorted(folder.name for folder in (tmp_path / "jobs").iterdir()) == ["a", "b", "c"]
     keeping.close()
 
 
 def test_a_disk_that_is_too_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keeping = Store(tmp_path, 10 * MIB, 3)
     monkeypatch.setattr(disk, "free", lambda folder: store.RESERVE + 99)
-    assert list(keeping.make_room(99, [])) == []
+    assert keeping.in_the_way(99, []) == []
     with pytest.raises(Refusal, match="disk full") as refused:
-        list(keeping.make_room(100, []))
+        keeping.in_the_way(100, [])
     assert refused.value.code == 507
     keeping.close()
 
@@ -82,6 +92,6 @@ def test_how_a_job_ended_is_written_on_a_full_disk_too(tmp_path: Path, monkeypat
     keeping.save(one)
     monkeypatch.undo()
     assert keeping.records()[0][0].error == "disk full"
-    list(keeping.make_room(0, []))
+    keeping.make(record("b"))
     assert (tmp_path / "spare").stat().st_size == store.SPARE
     keeping.close()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import tempfile
 from pathlib import Path
@@ -30,7 +31,7 @@ def test_a_file_arrives_in_pieces_and_across_restarts(content: bytes, sizes: lis
             at = arriving.received
             arriving.add(arriving.begin(at), content[at : at + size])
         assert arriving.due
-        arriving.finish()
+        asyncio.run(arriving.finish())
         assert (folder / "whole").read_bytes() == content
         assert (arriving.complete, arriving.due) == (True, False)
         again = upload(folder, content)
@@ -48,7 +49,7 @@ def test_it_goes_on_where_it_stands(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="another request goes on"):
         arriving.add(first, b"XYZ")
     arriving.add(second, b"def")
-    arriving.finish()
+    asyncio.run(arriving.finish())
     assert (tmp_path / "whole").read_bytes() == b"abcdef"
 
 
@@ -64,7 +65,20 @@ def test_another_content_is_discarded(tmp_path: Path) -> None:
     arriving = upload(tmp_path, b"abc", sha256="0" * 64)
     arriving.add(arriving.begin(0), b"abc")
     with pytest.raises(Refusal, match=r"sha256: found ba7816bf.*allowed 0000") as refused:
-        arriving.finish()
+        asyncio.run(arriving.finish())
     assert (refused.value.code, arriving.received, arriving.complete) == (422, 0, False)
     assert not (tmp_path / "part").exists()
     assert not (tmp_path / "whole").exists()
+
+
+def test_two_senders_who_see_the_last_byte_come(tmp_path: Path) -> None:
+    """Only one of them has it checked; the other must not check what is in its place already."""
+    arriving = upload(tmp_path, b"abc")
+    arriving.add(arriving.begin(0), b"abc")
+
+    async def both() -> None:
+        await asyncio.gather(arriving.finish(), arriving.finish())
+
+    asyncio.run(both())
+    assert (arriving.complete, arriving.received) == (True, 3)
+    assert (tmp_path / "whole").read_bytes() == b"abc"
