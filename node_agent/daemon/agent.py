@@ -13,11 +13,11 @@ from node_agent.daemon.connections import Connections
 from node_agent.daemon.gate import Gate
 from node_agent.daemon.membership import Membership
 from node_agent.daemon.plaintext import Plaintext
+from node_agent.daemon.process import Commanding, command_of
 from node_agent.daemon.server import BoardServer
 from node_agent.daemon.settings import AgentSettings
 from node_agent.daemon.slot import Around, Slot
 from node_agent.daemon.store import Store
-from node_agent.daemon.tasks import Commanding, command
 
 
 class Agent:
@@ -29,7 +29,7 @@ class Agent:
         store: Store,
         security: Membership | Plaintext,
         around: Around = nullcontext,
-        commanding: Commanding = command,
+        commanding: Commanding = command_of,
     ) -> None:
         """`around` holds while a job's process runs; `commanding` tells its command."""
         self._security = security

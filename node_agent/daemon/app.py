@@ -23,8 +23,8 @@ from node_agent.daemon import board, metrics
 from node_agent.daemon.admission import Inadmissible, few
 from node_agent.daemon.api import Board, Claim, Health, JobStatus, Received, Refused, Task
 from node_agent.daemon.held import HeldJob, within
+from node_agent.daemon.journal import ANSWER
 from node_agent.daemon.network import NoAddress
-from node_agent.daemon.output import ANSWER
 from node_agent.daemon.refusal import Refusal, one_line
 from node_agent.daemon.settings import AgentSettings
 from node_agent.daemon.slot import Slot, no_room, statuses

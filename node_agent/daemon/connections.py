@@ -42,16 +42,15 @@ Identify = Callable[[ssl.SSLObject | None], Peer | None]
 class Connections:
     """All that are open."""
 
-    def __init__(self, identify: Identify, owner: Callable[[], str | None], most: int = MOST) -> None:
+    def __init__(self, identify: Identify, owner: Callable[[], str | None]) -> None:
         """`owner` tells the name of who holds the board."""
         self.identify = identify
         self._owner = owner
-        self._most = most
         self._open: set[BoardProtocol] = set()
 
     def add(self, connection: BoardProtocol) -> None:
         self._open.add(connection)
-        if len(self._open) > self._most:
+        if len(self._open) > MOST:
             owner = self._owner()
             others = self._open - {connection}
             least = min(others, key=lambda one: (one.peer is not None and one.peer.name == owner, one.active))
@@ -116,8 +115,8 @@ class BoardProtocol(H11Protocol):
 
     @property
     def unread(self) -> bool:
-        """Whether more of a request is on its way."""
-        return self.conn.their_state is h11.SEND_BODY
+        """Whether more of a request may be on its way."""
+        return self.conn.their_state in (h11.SEND_BODY, h11.ERROR)
 
     def shutdown(self) -> None:
         """Of the server. Over TLS a peer that says nothing would not let itself be taken leave of."""

@@ -8,8 +8,7 @@ import time
 from contextlib import suppress
 
 from node_agent.daemon.api import JobStatus, Meeting
-from node_agent.daemon.journal import Journal
-from node_agent.daemon.output import Output
+from node_agent.daemon.journal import Journal, Output
 from node_agent.daemon.process import Process
 from node_agent.daemon.store import JobFolder, Record
 from node_agent.daemon.uploads import Upload

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from node_agent.daemon.api import RunTask, Task
 from node_agent.device.backend import KEPT
 
 LAUNCHER = Path(__file__).with_name("launch.py")
@@ -45,6 +46,13 @@ GONE_WITHIN = 10.0
 """s in which the processes of an earlier daemon's job have to be gone after SIGKILL"""
 
 
+Command = Callable[[int], Sequence[str]]
+"""from the descriptor that events go to"""
+
+Commanding = Callable[[Task, int | None], Command]
+"""from a task and the descriptor of the socket at which nodes meet, if the job has one"""
+
+
 @dataclass(frozen=True)
 class Limits:
     cpus: tuple[int, ...] | None = None
@@ -64,6 +72,21 @@ def _absolute(name: str, separators: str) -> str:
     """What of a list of folders in the daemon's environment is absolute; empty: nothing."""
     entries = re.split(f"[{separators}]", os.environ.get(name, ""))
     return os.pathsep.join(entry for entry in entries if os.path.isabs(entry))
+
+
+def command_of(task: Task, listening: int | None) -> Command:
+    """This package's own: nothing of what a controller says becomes a word of it."""
+    program = (sys.executable, "-m", "node_agent")
+
+    def run(events: int) -> Sequence[str]:
+        meeting = () if listening is None else ("--listen", str(listening))
+        return (*program, "run", "job.json", "--events", str(events), *meeting)
+
+    def bench(events: int) -> Sequence[str]:
+        quick = ("--quick",) if task.kind == "bench" and task.quick else ()
+        return (*program, "bench", "--out", "result", *quick)
+
+    return run if isinstance(task, RunTask) else bench
 
 
 class Process:

@@ -15,12 +15,11 @@ from node_agent.daemon.api import Claim, JobStatus, Meeting, RunTask, State, Tas
 from node_agent.daemon.held import HeldJob, within
 from node_agent.daemon.installation import Installation
 from node_agent.daemon.network import NoAddress, open_meeting
-from node_agent.daemon.process import end_earlier
+from node_agent.daemon.process import Command, Commanding, command_of, end_earlier
 from node_agent.daemon.refusal import Refusal, one_line
 from node_agent.daemon.running import Running
 from node_agent.daemon.settings import AgentSettings
 from node_agent.daemon.store import Record, Store
-from node_agent.daemon.tasks import Command, Commanding, command
 from node_agent.daemon.uploads import Upload
 from node_agent.device import power
 from node_agent.device.power import PowerError
@@ -54,7 +53,7 @@ log = logging.getLogger("node_agent.daemon")
 
 class Slot:
     def __init__(
-        self, settings: AgentSettings, store: Store, around: Around = nullcontext, commanding: Commanding = command
+        self, settings: AgentSettings, store: Store, around: Around = nullcontext, commanding: Commanding = command_of
     ) -> None:
         self._commanding = commanding
         self._installation = Installation()

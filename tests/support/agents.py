@@ -23,9 +23,9 @@ from node_agent.daemon.agent import Agent
 from node_agent.daemon.api import Task
 from node_agent.daemon.membership import Membership
 from node_agent.daemon.plaintext import Plaintext
+from node_agent.daemon.process import Command
 from node_agent.daemon.settings import AgentSettings
 from node_agent.daemon.store import Store
-from node_agent.daemon.tasks import Command
 from node_agent.device.power import power_mode
 from node_agent.job import ShardSettings
 from node_agent.security.identity import Identity

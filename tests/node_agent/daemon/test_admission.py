@@ -100,20 +100,14 @@ def test_no_path_leads_out(name: str) -> None:
     assert refused(found).startswith("workload.scene.file")
 
 
-PLACES: tuple[tuple[str, ...], ...] = ((), ("workload",), ("workload", "scene"), ("compressor",))
-
-
-@given(st.sampled_from(PLACES), st.text(min_size=1, max_size=8), st.none() | st.integers() | st.text(max_size=5))
-@settings(max_examples=60)
-def test_no_field_is_unknown(place: tuple[str, ...], name: str, value: Any) -> None:
+@pytest.mark.parametrize("place", [(), ("workload",), ("workload", "scene"), ("compressor",)])
+def test_no_field_is_unknown(place: tuple[str, ...]) -> None:
     asked = a_job("shard.npy")
     inside = asked
     for step in place:
         inside = inside[step]
-    if name in inside or name in Job.model_fields or name in ("error_feedback", "batch", "learning_rate"):
-        return
-    inside[name] = value
-    with pytest.raises(ValidationError):
+    inside["surprise"] = None
+    with pytest.raises(ValidationError, match=r"surprise\n.*Extra inputs are not permitted"):
         Job.model_validate_json(json.dumps(asked))
 
 

@@ -18,6 +18,7 @@ from node_agent.daemon.api import Refused
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(connections, "HEAD_WITHIN", 0.8)
+        patch.setattr(connections, "LINGER", 0.1)
         patch.setattr(gate, "BODY_WITHIN", 1.2)
         with in_thread(settings(tmp_path_factory.mktemp("board") / "data")) as found:
             yield found
@@ -72,7 +73,7 @@ def test_what_is_no_http(board: Board, garbage: bytes) -> None:
     with connect(board) as connection:
         connection.sendall(garbage)
         answer = everything(connection)
-    assert answer == b"" or refused(answer, 400)
+    assert refused(answer, 400) == "request: found what is no HTTP/1.1"
     assert board.get("/v1/health")["state"] == "idle"
 
 
@@ -211,15 +212,4 @@ def test_an_upload_whose_connection_breaks_behind_the_last_byte_is_whole(board: 
     while board.get(f"/v1/jobs/{job}")["state"] != "ready":
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    board.http.delete(f"/v1/jobs/{job}")
-
-
-def test_no_number_of_connections_locks_anybody_out(board: Board) -> None:
-    job = board.claim({})
-    held = [connect(board) for _ in range(3 * connections.MOST)]
-    try:
-        assert Board(board.url).http.post(f"/v1/jobs/{job}/lease").status_code == 200
-    finally:
-        for connection in held:
-            connection.close()
     board.http.delete(f"/v1/jobs/{job}")

@@ -188,27 +188,6 @@ def test_cancelled(board: Board) -> None:
     assert board.http.post(f"/v1/jobs/{job}/cancel").json() == cancelled
 
 
-@pytest.mark.parametrize("state", ["staging", "ready", "running", "stopped"])
-def test_silence_ends_the_job(board: Board, state: str) -> None:
-    idle(board)
-    stop = "import signal\nos.kill(os.getpid(), signal.SIGSTOP)\n" if state == "stopped" else ""
-    if state == "staging":
-        job = board.claim({"file": b"x"}, lease_s=1.0)
-    elif state == "ready":
-        job = board.claim({}, lease_s=1.0)
-    else:
-        job = board.run(stop + FOREVER, lease_s=1.0)
-    assert board.end(job)["error"] == "the controller was silent for 1 s"
-
-
-def test_signs_of_life_keep_the_job(board: Board) -> None:
-    idle(board)
-    job = board.run("import time\ntime.sleep(2.6)\n" + FINISHED, lease_s=2.0)
-    while (status := board.http.post(f"/v1/jobs/{job}/lease").json())["state"] == "running":
-        time.sleep(0.1)
-    assert status["state"] == "finished"
-
-
 def test_reading_is_no_sign_of_life(board: Board) -> None:
     """Whoever has the owner's name may look at a job for ever."""
     idle(board)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node_agent.daemon import disk
-from node_agent.daemon.journal import Journal
+from node_agent.daemon.journal import Journal, Output
 
 LINES = st.lists(st.binary(max_size=40).map(lambda content: content.replace(b"\n", b"") + b"\n"), max_size=20)
 
@@ -67,6 +67,30 @@ def test_a_line_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
             journal.append(b"two\n")
     assert (tmp_path / "events").read_bytes() == b"one\n"
     journal.close()
+
+
+def test_a_log_is_cut_where_it_is_full(tmp_path: Path) -> None:
+    output = Output(tmp_path / "log", limit=10)
+    output.append(b"12345\n")
+    output.append(b"67890123\n")
+    output.append(b"never\n")
+    note = b"\n(cut here: a job's log holds 10 bytes)\n"
+    assert output.read(0) == b"12345\n6789" + note
+    assert output.read(6, 4) == b"6789"
+    assert output.read(10**9) == b""
+    output.close()
+    again = Output(tmp_path / "log", limit=10)
+    again.append(b"never\n")
+    assert again.bytes == len(b"12345\n6789" + note)
+    again.close()
+
+
+def test_the_last_line_says_why(tmp_path: Path) -> None:
+    output = Output(tmp_path / "log")
+    assert output.last_line() == ""
+    output.append(b"Traceback\nValueError: no\n\n  \n")
+    assert output.last_line() == "ValueError: no"
+    output.close()
 
 
 def _fill_disk(patch: pytest.MonkeyPatch, room: int = 0) -> None:

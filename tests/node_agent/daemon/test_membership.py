@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import httpx
@@ -18,7 +20,7 @@ from boards import HOST, enrolled
 from edgesim.fleet.address import Address
 from edgesim.fleet.authority import Authority
 from edgesim.fleet.enrolment import enroll
-from node_agent.daemon import server
+from node_agent.daemon import connections, server
 from node_agent.daemon.membership import Membership
 from node_agent.security.contexts import Peer, client_context
 from node_agent.security.identity import Identity
@@ -61,6 +63,40 @@ def test_a_controller_and_another_one(board: Board, authority: Authority) -> Non
         assert refused.json()["error"] == "job: found bob, allowed alice, who claimed the board"
     assert board.http.post(f"/v1/jobs/{job}/cancel").json()["error"] == "cancelled by alice"
     assert bob.end(job)["error"] == "cancelled by alice"
+
+
+def ask(connection: http.client.HTTPSConnection, method: str, path: str) -> int:
+    """On this connection and no other one."""
+    connection.auto_open = False
+    connection.request(method, path)
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
+
+
+def test_no_number_of_connections_locks_the_owner_out(
+    board: Board, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner's stays, however long it has been silent; of the others the one that has been so for longest goes."""
+    monkeypatch.setattr(connections, "MOST", 4)
+    place = board.url.removeprefix("https://")
+
+    def connected(name: str) -> http.client.HTTPSConnection:
+        connection = http.client.HTTPSConnection(place, context=authority.controller(name).context(), timeout=10)
+        connection.connect()
+        return connection
+
+    board.claim({})
+    board.http.close()
+    with ExitStack() as stack:
+        alice, *bobs = (stack.enter_context(closing(connected(name))) for name in ("alice", *["bob"] * 3))
+        assert ask(alice, "GET", "/v1/health") == 200
+        assert [ask(bob, "GET", "/v1/health") for bob in (bobs[1], bobs[2], bobs[0])] == [200] * 3
+        later = stack.enter_context(closing(connected("bob")))
+        assert ask(later, "GET", "/v1/health") == 200
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            ask(bobs[1], "GET", "/v1/health")
+        assert [ask(one, "GET", "/v1/health") for one in (alice, bobs[0], bobs[2], later)] == [200] * 4
 
 
 def test_who_is_not_let_in(board: Board, authority: Authority, identity: Identity, tmp_path: Path) -> None:

@@ -95,10 +95,14 @@ def test_a_pause_stops_all_but_the_guard(start: Start) -> None:
     process = start("sleep 60 & echo ready > /dev/fd/$EVENTS; sleep 60")
     read(process.events)
 
+    def names() -> list[str]:
+        return sorted(psutil.Process(pid).name() for pid in process.members())
+
     def states() -> list[str]:
         return sorted(psutil.Process(pid).status() for pid in process.members())
 
-    wait_until(lambda: len(states()) == 4)
+    # A shell waits in the kernel, where it is not stopped, for a child that it has made to become what it is to be.
+    wait_until(lambda: names() == ["sh", "sh", "sleep", "sleep"])
     process.pause()
     wait_until(lambda: states().count(psutil.STATUS_STOPPED) == 3)
     process.go_on()

@@ -162,6 +162,7 @@ def test_files_arrive_across_a_restart(tmp_path: Path) -> None:
     assert hashlib.sha256(whole.read_bytes()).digest() == hashlib.sha256(content).digest()
 
 
+@pytest.mark.alone
 def test_idle_it_costs_next_to_nothing(tmp_path: Path) -> None:
     with in_process(tmp_path, "--insecure", real=True) as (process, ready):
         assert ready.startswith("node-agent: board listens on http://127.0.0.1:")

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agents import settings
+from agents import program, settings
 
 from node_agent.daemon import store as storing
-from node_agent.daemon.api import Claim, File
+from node_agent.daemon.api import BenchTask, Claim, File
 from node_agent.daemon.held import HeldJob
 from node_agent.daemon.slot import Slot
 from node_agent.daemon.store import Store
@@ -30,8 +30,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
     found.close()
 
 
-def slot_on(store: Store) -> Slot:
-    return Slot(settings(store.data), store)
+def slot_on(store: Store, text: str = "") -> Slot:
+    """Its jobs are a small program."""
+    return Slot(settings(store.data), store, commanding=lambda task, listening: program(text))
 
 
 async def claimed(slot: Slot, *files: File, lease_s: float = 60.0) -> HeldJob:
@@ -42,6 +43,35 @@ def receive(job: HeldJob) -> None:
     """All bytes of its file, and the daemon ends before it looks at them."""
     upload = job.uploads["file"]
     upload.add(upload.begin(0), CONTENT)
+
+
+STOPPED = "import signal, time\nos.kill(os.getpid(), signal.SIGSTOP)\ntime.sleep(60)"
+
+
+@pytest.mark.parametrize("state", ["staging", "ready", "running", "stopped"])
+def test_silence_ends_the_job(store: Store, state: str) -> None:
+    async def scenario() -> None:
+        slot = slot_on(store, STOPPED if state == "stopped" else "import time\ntime.sleep(60)")
+        job = await claimed(slot, *([FILE] if state == "staging" else []), lease_s=LEASE)
+        if state in ("running", "stopped"):
+            await slot.start(job, BenchTask())
+        await asyncio.wait_for(job.ended.wait(), 20)
+        assert job.record.error == "the controller was silent for 0.3 s"
+
+    asyncio.run(scenario())
+
+
+def test_signs_of_life_keep_the_job(store: Store) -> None:
+    async def scenario() -> None:
+        slot = slot_on(store, f"import time\ntime.sleep({2 * LEASE})")
+        job = await claimed(slot, lease_s=LEASE)
+        await slot.start(job, BenchTask())
+        while job.active:
+            slot.owned(job.id, "me")
+            await asyncio.sleep(0.02)
+        assert job.record.state == "finished"
+
+    asyncio.run(scenario())
 
 
 def test_a_stall_of_the_daemon_is_not_the_controllers_silence(store: Store) -> None:
