@@ -11,8 +11,7 @@ from contextlib import nullcontext
 from node_agent.daemon.app import make
 from node_agent.daemon.connections import Connections
 from node_agent.daemon.gate import Gate
-from node_agent.daemon.membership import Membership
-from node_agent.daemon.plaintext import Plaintext
+from node_agent.daemon.membership import Membership, Plaintext
 from node_agent.daemon.process import Commanding, command_of
 from node_agent.daemon.server import BoardServer
 from node_agent.daemon.settings import AgentSettings

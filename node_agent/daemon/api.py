@@ -3,7 +3,7 @@
 A job's way: a claim reserves the board (`staging`); its files are uploaded (`ready` once all are whole); a task starts
 it (`running`); its events are read as they come; it ends `finished` or `failed`, and stays readable until it is
 forgotten or the next claim replaces it. A controller that says nothing for longer than its lease loses the board at any
-point.
+point; what it only reads says nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Mutual TLS: a board of a fleet, and who may ask it for anything."""
+"""Who may ask a board for anything: over mutual TLS the members of its fleet, without it everybody on the board."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from node_agent.daemon.refusal import Refusal
 from node_agent.security.contexts import Peer, peer_of, refresh, server_context
 from node_agent.security.errors import CertificateError, IdentityError
 from node_agent.security.identity import Identity
+
+INSECURE = Peer("insecure", 0, "controller")
+"""everybody on the loopback interface, where there is no TLS"""
+
+_WITHOUT = "this agent runs without TLS and has no certificate"
 
 
 class Membership:
@@ -63,6 +68,28 @@ class Membership:
         if self.tls is not None:
             refresh(self.tls, self._identity)
         self.ends_s = self._identity.ends_at.timestamp()
+
+
+class Plaintext:
+    """The board's identity where it has none: plain HTTP on the loopback interface."""
+
+    tls: ssl.SSLContext | None = None
+    ends_s: float | None = None
+
+    def identify(self, tls: ssl.SSLObject | None) -> Peer:
+        return INSECURE
+
+    def refuse(self, peer: Peer | None) -> Refusal | None:
+        return None
+
+    def request(self) -> bytes:
+        raise Refusal(409, _WITHOUT)
+
+    def renew(self, certificate: bytes) -> None:
+        raise Refusal(409, _WITHOUT)
+
+    def revoke(self, revocations: bytes) -> None:
+        raise Refusal(409, _WITHOUT)
 
 
 @contextmanager

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from node_agent.daemon.agent import Agent
-from node_agent.daemon.membership import Membership
+from node_agent.daemon.membership import Membership, Plaintext
 from node_agent.daemon.notify import Notifier
-from node_agent.daemon.plaintext import Plaintext
 from node_agent.daemon.refusal import one_line
 from node_agent.daemon.server import BACKLOG
 from node_agent.daemon.settings import AgentSettings, SettingsError, read

@@ -178,7 +178,6 @@ class Slot:
             held = self._current.status()
             raise Refusal(409, f"board: found {held.state} for {held.owner}'s run {held.run}, allowed idle", held)
         self._announced(claim)
-        await self._make_room(sum(file.bytes for file in claim.files))
         record = Record(
             id=secrets.token_hex(16),
             run=claim.run,
@@ -212,9 +211,12 @@ class Slot:
         job = HeldJob(record, self._store.folder(record.id))
         try:
             self._open_meeting(job)
+            await self._make_room(sum(file.bytes for file in record.files))
             await asyncio.to_thread(self._store.make, record)
-        except (OSError, NoAddress) as error:
+        except (OSError, NoAddress, Refusal) as error:
             job.close()
+            if isinstance(error, Refusal):
+                raise
             raise Refusal(409, str(error)) if isinstance(error, NoAddress) else no_room(error) from error
         return job
 
@@ -376,7 +378,8 @@ class Slot:
     async def _watch_lease(self, job: HeldJob) -> None:
         while job.active:
             if job.lease_left < 0:
-                await self._end(job, f"the controller was silent for {job.record.lease_s:g} s")
+                # Not here: who claims the board next ends this watch.
+                self._spawn(self._end(job, f"the controller was silent for {job.record.lease_s:g} s"))
                 return
             planned = min(LOOK, max(0.0, job.lease_left) + 0.001)
             before = time.monotonic()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address, ip_network
 
 MOST_HANDSHAKES = 64
-"""that go on at a time; asyncio reserves a third of a MiB for each"""
+"""that go on at a time; asyncio reserves a quarter of a MiB for each (SSLProtocol.max_size)"""
 
 NONE_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """errors that say that there is nothing left to take a connection with"""

@@ -21,8 +21,7 @@ import httpx
 from node_agent.daemon import serve as serving
 from node_agent.daemon.agent import Agent
 from node_agent.daemon.api import Task
-from node_agent.daemon.membership import Membership
-from node_agent.daemon.plaintext import Plaintext
+from node_agent.daemon.membership import Membership, Plaintext
 from node_agent.daemon.process import Command
 from node_agent.daemon.settings import AgentSettings
 from node_agent.daemon.store import Store

@@ -22,7 +22,7 @@ class Taking:
 
     name = "b0"
 
-    def __init__(self, answers: Sequence[int | None | BoardError], arrived: int = 0) -> None:
+    def __init__(self, answers: Sequence[int | BoardError | None], arrived: int = 0) -> None:
         self.answers = list(answers)
         self.arrived = arrived
         self.offsets: list[int] = []

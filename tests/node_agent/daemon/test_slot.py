@@ -61,6 +61,26 @@ def test_silence_ends_the_job(store: Store, state: str) -> None:
     asyncio.run(scenario())
 
 
+def test_who_claims_the_board_while_its_job_ends_lets_that_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = storing.disk.replace
+
+    def slow(path: Path, content: bytes) -> None:
+        if b'"failed"' in content:
+            time.sleep(0.3)
+        replace(path, content)
+
+    async def scenario() -> None:
+        slot = slot_on(store)
+        monkeypatch.setattr(storing.disk, "replace", slow)
+        job = await claimed(slot, lease_s=0.01)
+        while job.active:
+            await asyncio.sleep(0.001)
+        await claimed(slot)
+        await asyncio.wait_for(job.ended.wait(), 10)
+
+    asyncio.run(scenario())
+
+
 def test_signs_of_life_keep_the_job(store: Store) -> None:
     async def scenario() -> None:
         slot = slot_on(store, f"import time\ntime.sleep({2 * LEASE})")

@@ -84,8 +84,9 @@ def test_another_users_folder_is_refused_in_one_line(nobodys: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_verbs_know_neither_torch_nor_numpy() -> None:
-    program = "import sys; from node_agent.security import contexts, enrolment, verbs; "
+def test_the_daemon_and_the_verbs_know_neither_torch_nor_numpy() -> None:
+    program = "import sys, node_agent.cli, node_agent.daemon.serve; "
+    program += "from node_agent.security import contexts, enrolment, verbs; "
     program += "sys.exit(bool({'torch', 'numpy', 'edgesim'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", program], check=True)
 
