@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from node_agent import atomic
 from node_agent.daemon import disk
 from node_agent.daemon.api import File, State
 from node_agent.daemon.refusal import Refusal
@@ -92,6 +93,8 @@ class Store:
             self._jobs.mkdir(mode=0o700, exist_ok=True)
             self._lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for folder in (data, *self._jobs.iterdir()):
+                atomic.sweep(folder, 0)
         except BlockingIOError:
             os.close(self._lock)
             raise DataFolderError(f"{data}: another agent uses this folder") from None

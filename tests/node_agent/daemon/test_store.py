@@ -51,6 +51,16 @@ def test_records_come_back_the_latest_first(tmp_path: Path) -> None:
     with_jobs.close()
 
 
+def test_what_a_daemon_that_was_killed_left_half_written_is_swept(tmp_path: Path) -> None:
+    killed = Store(tmp_path, MIB, 5)
+    killed.make(record("a"))
+    killed.close()
+    for folder in (tmp_path, tmp_path / "jobs" / "a"):
+        (folder / ".record.json.0123.partial").write_text("{")
+    Store(tmp_path, MIB, 5).close()
+    assert not list(tmp_path.rglob("*.partial"))
+
+
 def test_room_is_made_at_the_expense_of_the_oldest(tmp_path: Path) -> None:
     keeping = Store(tmp_path, 10 * MIB, 3)
     for name in "abcde":
