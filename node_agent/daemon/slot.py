@@ -376,17 +376,18 @@ class Slot:
         self._watching = asyncio.create_task(self._watch_lease(job))
 
     async def _watch_lease(self, job: HeldJob) -> None:
+        looked = time.monotonic()
         while job.active:
-            if job.lease_left < 0:
+            planned = min(LOOK, max(0.0, job.lease_left) + 0.001)
+            await asyncio.sleep(planned)
+            before, looked = looked, time.monotonic()  # the only clock here: no moment falls between two looks
+            late = looked - before - planned
+            if late > LOOK:  # the silence was this daemon's own: what was said meanwhile has still to be read
+                job.excuse(late, LOOK)
+            elif looked - job.renewed > job.record.lease_s:
                 # Not here: who claims the board next ends this watch.
                 self._spawn(self._end(job, f"the controller was silent for {job.record.lease_s:g} s"))
                 return
-            planned = min(LOOK, max(0.0, job.lease_left) + 0.001)
-            before = time.monotonic()
-            await asyncio.sleep(planned)
-            late = time.monotonic() - before - planned
-            if late > LOOK:  # the silence was this daemon's own: what was said meanwhile has still to be read
-                job.excuse(late, LOOK)
 
     async def _close(self, job: HeldJob, error: str | None, exit: int | None) -> None:
         """The job has ended, if it has not before."""
