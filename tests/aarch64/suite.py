@@ -12,6 +12,11 @@ from root import Root
 LEFT_OUT = {
     "tests/node_agent/test_agent_cli.py": "agents started as processes of their own, which the ring is made of",
     "tests/node_agent/test_ddp.py": "DDP scripts with every compressor, in processes that each import torch anew",
+    "tests/node_agent/device": "probes and measurements of the machine that it runs on",
+    **{
+        f"tests/node_agent/daemon/test_{subject}.py": "processes that are watched by the clock on the wall"
+        for subject in ("connections", "description", "jobs", "network", "notify", "process", "serve")
+    },
 }
 """tests or their files, and why they are left out; beside them those marked `alone`, which compare speeds"""
 
