@@ -182,8 +182,10 @@ class BoardClient:
         """What the worker printed, from `offset` on; at most 1 MiB."""
         return self._octets("GET", f"/jobs/{job}/log", params={"offset": offset})
 
-    def put(self, job: str, name: str, path: Path, offset: int) -> Received:
-        """Send a file from `offset` on."""
+    def put(
+        self, job: str, name: str, path: Path, offset: int, sent: Callable[[int], None] = lambda position: None
+    ) -> Received:
+        """Send a file from `offset` on; `sent` is told up to where it has been written to the connection."""
         size = path.stat().st_size - offset
 
         def chunks() -> Iterator[bytes]:
@@ -191,6 +193,7 @@ class BoardClient:
                 file.seek(offset)
                 while chunk := file.read(CHUNK):
                     yield chunk
+                    sent(file.tell())
 
         headers = {"content-length": str(size), "content-type": "application/octet-stream"}
         place = f"/jobs/{job}/files/{name}"
