@@ -138,8 +138,9 @@ def _without_torch(boards: Sequence[Met]) -> list[str]:
 
 
 def _without_a_way(boards: Sequence[Met]) -> list[str]:
-    """Boards meet at the addresses of their data interfaces. Several agents of one host share its loopback."""
+    """Boards meet at the addresses of their data interfaces. Several agents of one host may share them, loopback too."""
     problems = []
+    hosts = {met.board.boot for met in boards}
     where: dict[str, Met] = {}
     for met in boards:
         address = met.board.address
@@ -149,13 +150,13 @@ def _without_a_way(boards: Sequence[Met]) -> list[str]:
             problems.append(f"{met.name}: data plane: found {printable(address, 40)!r}, allowed an IP address")
             continue
         first = where.setdefault(address, met)
-        if loopback and met.board.boot != boards[0].board.boot:
+        if loopback and len(hosts) > 1:
             interface = printable(met.board.interface, 20)
             problems.append(
                 f"{met.name}: data plane: found {address} of {interface}, allowed an address that other boards reach "
                 "(`interface` in its agent.yaml)"
             )
-        elif first is not met and not (loopback and first.board.boot == met.board.boot):
+        elif first.board.boot != met.board.boot:
             problems.append(
                 f"{met.name}: data plane: found {address}, which is that of {first.name} too, allowed an address of "
                 "its own (`interface` in its agent.yaml)"

@@ -331,10 +331,12 @@ def test_boards_that_cannot_make_a_run_are_refused(experiment: Experiment, board
     with pytest.raises(FleetError) as caught:
         fleet_of(boards).meet()
     assert str(caught.value).splitlines() == [
-        "4 problems with the boards:",
+        "5 problems with the boards:",
         "  b0: torch is not installed there",
         "  b1: torch is not installed there",
         "  b2: torch is not installed there",
+        "  b0: data plane: found 127.0.0.1 of lo, allowed an address that other boards reach (`interface` in its "
+        "agent.yaml)",
         "  b2: data plane: found 192.168.55.1, which is that of b1 too, allowed an address of its own (`interface` in "
         "its agent.yaml)",
     ]
@@ -347,6 +349,24 @@ def test_boards_that_cannot_make_a_run_are_refused(experiment: Experiment, board
         "  b1: disk: found room for 1 kB, needed at least 20.61 kB for its strip of the scene",
         "  b2: memory: found room for 1 kB, needed at least 20.61 kB for its strip of the scene",
     ]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (1, 2, 0)])
+def test_loopback_is_for_boards_of_one_host(order: tuple[int, ...], boards: list[Board]) -> None:
+    for number in (1, 2):
+        boards[number].facts |= {"address": f"10.0.0.{number}", "boot": "another" * number}
+    with pytest.raises(FleetError, match=r"^b\d: data plane: found 127\.0\.0\.1 of lo, allowed an address") as caught:
+        fleet_of([boards[number] for number in order]).meet()
+    assert str(caught.value).startswith(f"b{order.index(0)}: ")
+
+
+def test_agents_of_one_host_may_share_its_address(boards: list[Board]) -> None:
+    for board in boards:
+        board.facts["address"] = "10.0.0.1"
+    fleet_of(boards).meet()
+    boards[1].facts["boot"] = "another"
+    with pytest.raises(FleetError, match=r"^b1: data plane: found 10\.0\.0\.1, which is that of b0 too"):
+        fleet_of(boards).meet()
 
 
 def test_boards_that_are_not_there_are_all_named(boards: list[Board]) -> None:
