@@ -138,7 +138,7 @@ def _without_torch(boards: Sequence[Met]) -> list[str]:
 
 
 def _without_a_way(boards: Sequence[Met]) -> list[str]:
-    """Boards meet at the addresses of their data interfaces. Several agents of one host may share them, loopback too."""
+    """Boards meet at the addresses of their data interfaces. Agents of one host may share one."""
     problems = []
     hosts = {met.board.boot for met in boards}
     where: dict[str, Met] = {}

@@ -37,7 +37,7 @@ from edgesim.fleet.client import BoardClient, BoardError, End, Rejected, Unreach
 from edgesim.fleet.everywhere import everywhere
 from edgesim.fleet.handshake import Met, differences, meet_all, unusable
 from edgesim.fleet.inventory import Place
-from edgesim.fleet.listener import Ear, Heartbeat, Inbox, Lost, Told
+from edgesim.fleet.listener import AGAIN, Ear, Heartbeat, Inbox, Lost, Told
 from edgesim.fleet.logs import fetch_log
 from edgesim.fleet.plausible import Listener
 from edgesim.fleet.shards import Shard, make_shards
@@ -114,12 +114,14 @@ class RemoteFleet:
         self._shards = make_shards(strips, folder)
         self._refuse(unusable(self._met, [shard.file.bytes for shard in self._shards]))
         self._inbox = Inbox()
+        claimed: dict[str, str] = {}
         for rank, (node, client, shard) in enumerate(zip(nodes, self._clients, self._shards, strict=True)):
             wanted = Claim(run=run_name(run), lease_s=self._lease, files=(shard.file,))
             try:
-                status = claim(client, wanted, self._tell)
+                status = claim(client, wanted, self._tell, claimed)
             except BoardError as error:
                 raise FleetError(str(error)) from error
+            claimed[status.id] = client.name
             self._nodes.append(_RemoteNode(rank, node, client, status, self._lease))
         return Ground(self._meeting(), [shard.settings for shard in self._shards])
 
@@ -246,13 +248,22 @@ class _RemoteNode:
         self._job, self._log = job, log
 
     def start(self) -> None:
-        """Where the answer is lost the board is asked whether it has understood."""
+        """A board that does not answer is asked again for as long as the lease: it may have understood."""
         assert self._job is not None
-        try:
-            self.client.start(self.status.id, RunTask(job=self._job))
-        except Unreachable:
-            if self.client.job(self.status.id).state == "ready":
+        until: float | None = None
+        while True:
+            try:
                 self.client.start(self.status.id, RunTask(job=self._job))
+                return
+            except Unreachable:
+                until = until or time.monotonic() + self._lease
+                if time.monotonic() > until:
+                    raise
+            except Rejected as error:
+                if until and error.code == 409 and error.status and error.status.state not in ("staging", "ready"):
+                    return
+                raise
+            time.sleep(AGAIN)
 
     def listen(self, inbox: Inbox) -> None:
         assert self._job is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import socket
 import threading
 import time
@@ -104,6 +105,8 @@ class Board:
             "disk_limit_bytes": 2**30,
             "versions": {"edgesim": versions()["edgesim"], "torch": "2.9.1"},
         }
+        self.id = secrets.token_hex(16)
+        """of the jobs that it takes"""
         self.job: dict[str, Any] | None = None
         self.task: Job | None = None
         self.files: dict[str, bytearray] = {}
@@ -167,7 +170,7 @@ class Board:
             return self._send(request, 200, self.facts)
         if (method, path) == ("POST", "/jobs"):
             self.job = {
-                "id": "a" * 32,
+                "id": self.id,
                 "run": body["run"],
                 "owner": "me",
                 "state": "staging",

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scripted import Board, played
 
-from edgesim.fleet import listener, upload
+from edgesim.fleet import claiming, listener, upload
 from edgesim.fleet.access import Access
 from edgesim.fleet.address import Address
 from edgesim.fleet.base import FleetError
@@ -265,6 +265,60 @@ def test_a_board_that_cannot_be_claimed_frees_the_others(
     boards[2].refuse = lambda method, path: (507, full) if (method, path) == ("POST", "/jobs") else None
     assert str(failure(experiment, boards, tmp_path / "run")) == "b2: disk full"
     assert all(board.job is None and board.task is None for board in boards)
+
+
+@pytest.mark.parametrize("place", ["/jobs", "/start"])
+def test_answers_that_are_lost_are_asked_for_again(
+    place: str, experiment: Experiment, boards: list[Board], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claiming, "POLL", 0.1)
+    board, lost = boards[1], list[str]()
+    send = board._send
+
+    def lossy(request: Any, code: int, body: Any) -> None:
+        if (request.command, len(lost)) == ("POST", 0) and request.path.endswith(place):
+            lost.append(request.path)
+            raise OSError
+        send(request, code, body)
+
+    def in_the_way(method: str, path: str) -> tuple[int, dict[str, Any]] | None:
+        if method == "POST" and path.endswith(place) and lost:
+            assert board.job is not None
+            board.job["lease_left_s"] = max(0.0, LEASE - (time.monotonic() - began))
+            return 409, {"error": "found another state", "status": board.job}
+        return None
+
+    began = time.monotonic()
+    monkeypatch.setattr(board, "_send", lossy)
+    board.refuse = in_the_way
+    if place == "/jobs":  # a lease that goes by
+        monkeypatch.setattr(claiming, "_silent", lambda client, job: True)
+    run(experiment, boards, tmp_path / "run")
+    assert len(lost) == 1
+    assert len(load(tmp_path / "run").steps["step"]) == 12
+
+
+def test_a_board_may_be_away_while_it_is_started(experiment: Experiment, boards: list[Board], tmp_path: Path) -> None:
+    tried: list[str] = []
+
+    def away(method: str, path: str) -> None:
+        if path.endswith("/start") and len(tried) < 3:
+            tried.append(path)
+            raise OSError
+
+    boards[1].refuse = away  # type: ignore[assignment]
+    run(experiment, boards, tmp_path / "run")
+    assert len(tried) == 3
+
+
+def test_a_board_that_two_nodes_name_is_told(experiment: Experiment, boards: list[Board], tmp_path: Path) -> None:
+    def taken(method: str, path: str) -> tuple[int, dict[str, Any]] | None:
+        held = (method, path) == ("POST", "/jobs") and boards[0].job
+        return (409, {"error": "held", "status": held}) if held else None
+
+    boards[0].refuse = taken
+    error = failure(experiment, [boards[0], boards[2], boards[0]], tmp_path / "run")
+    assert str(error) == (f"b2: {boards[0].address} is the board that b0 is, allowed a board of its own for every node")
 
 
 def test_a_run_that_a_board_does_not_start_starts_nowhere_for_long(
