@@ -50,10 +50,10 @@ class Heartbeat:
             try:
                 if self._client.renew(self._job, within=self._interval).lease_left_s is None:
                     return
-            except Unreachable:
+            except BoardError as error:
+                if isinstance(error, Mistrusted) or (isinstance(error, Rejected) and error.code in (403, 404)):
+                    return  # whoever reads the events hears why
                 pause = min(0.3 * self._interval, LONGEST_PAUSE)
-            except BoardError:  # whoever reads the events hears why
-                return
 
 
 class Ear:
