@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -100,6 +101,13 @@ def _plain(line: str) -> str:
     return "".join(character if character.isprintable() else " " for character in line)
 
 
+@dataclass
+class _Connections:
+    http: httpx.Client
+    users: int = 0
+    left: bool = False
+
+
 class BoardClient:
     """Raises Unreachable, Rejected and, for an answer that is none, BoardError. May be used by several threads."""
 
@@ -117,14 +125,21 @@ class BoardClient:
         self.answer_within = ANSWER
         self.connect_within = CONNECT
         self.silence = SILENCE
-        scheme = "http" if context is None else "https"
-        self._http = httpx.Client(
-            base_url=f"{scheme}://{address}/v{VERSION}",
-            verify=False if context is None else context,
-            # Answers are read as they are: none is unpacked, none leads elsewhere, and no proxy stands between.
-            headers={"accept-encoding": "identity"},
-            follow_redirects=False,
-            trust_env=False,
+        self._context = context
+        self._lock = threading.Lock()
+        self._connections = self._none_yet()
+
+    def _none_yet(self) -> _Connections:
+        scheme = "http" if self._context is None else "https"
+        return _Connections(
+            httpx.Client(
+                base_url=f"{scheme}://{self.address}/v{VERSION}",
+                verify=False if self._context is None else self._context,
+                # Answers are read as they are: none is unpacked, none leads elsewhere, and no proxy stands between.
+                headers={"accept-encoding": "identity"},
+                follow_redirects=False,
+                trust_env=False,
+            )
         )
 
     def hurry(self, lease: float) -> None:
@@ -133,7 +148,27 @@ class BoardClient:
         self.silence = min(SILENCE, max(QUIET, lease / 3))
 
     def close(self) -> None:
-        self._http.close()
+        """Give the connections back, as soon as no answer is awaited on them; whoever asks again makes new ones."""
+        with self._lock:
+            left, self._connections = self._connections, self._none_yet()
+            left.left = True
+            unused = not left.users
+        if unused:
+            left.http.close()
+
+    @contextmanager
+    def _connected(self) -> Iterator[httpx.Client]:
+        with self._lock:
+            connections = self._connections
+            connections.users += 1
+        try:
+            yield connections.http
+        finally:
+            with self._lock:
+                connections.users -= 1
+                unused = connections.left and not connections.users
+            if unused:
+                connections.http.close()
 
     def health(self) -> Health:
         return self._ask("GET", "/health", Health)
@@ -273,7 +308,7 @@ class BoardClient:
     def _answer(self, method: str, place: str, **request: Any) -> Iterator[httpx.Response]:
         """An answer whose body is not read yet; one that refuses is raised."""
         try:
-            with self._http.stream(method, place.removeprefix("/"), **request) as response:
+            with self._connected() as http, http.stream(method, place.removeprefix("/"), **request) as response:
                 if not response.is_success:
                     raise self._rejected(response, f"{method} {place}")
                 yield response
@@ -298,7 +333,7 @@ class BoardClient:
         if isinstance(error, httpx.ConnectError):
             return f"no connection to {address}: {_innermost(error)}"
         if isinstance(error, httpx.RemoteProtocolError):
-            hint = "; is it served with --insecure?" if self._http.base_url.scheme == "http" else ""
+            hint = "; is it served with --insecure?" if self._context is None else ""
             return f"{address} does not speak HTTP as it should: {printable(str(error)).rstrip('.')}{hint}"
         return f"the connection to {address} broke: {_innermost(error)}"
 

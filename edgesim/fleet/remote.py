@@ -215,13 +215,17 @@ class RemoteFleet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._inbox.close()
-        for node, problem in zip(self._nodes, everywhere(self._nodes, _RemoteNode.leave, LEAVING), strict=True):
-            if isinstance(problem, Exception) and not node.lost:
-                said = problem if isinstance(problem, BoardError) else f"{node.client.name}: {problem}"
-                self._tell(f"{said}; left to its lease of {self._lease:g} s")
-        for node in self._nodes:
-            node.stop()
-        self._nodes = []
+        try:
+            for node, problem in zip(self._nodes, everywhere(self._nodes, _RemoteNode.leave, LEAVING), strict=True):
+                if isinstance(problem, Exception) and not node.lost:
+                    said = problem if isinstance(problem, BoardError) else f"{node.client.name}: {problem}"
+                    self._tell(f"{said}; left to its lease of {self._lease:g} s")
+        finally:  # also where an interrupt ends the waiting
+            for node in self._nodes:
+                node.stop()
+            for client in self._clients:
+                client.close()
+            self._nodes = []
 
 
 class _RemoteNode:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import threading
 import time
 
 import pytest
@@ -165,3 +166,31 @@ def test_a_silent_stream_is_given_up() -> None:
 def test_printable() -> None:
     assert printable(" a\tb\x9bc\u202e ") == "a b c"
     assert printable("x" * 400) == "x" * 300 + "…"
+
+
+def test_a_client_that_is_closed_keeps_nothing_and_may_ask_again() -> None:
+    closed, going_on = threading.Event(), threading.Event()
+    health = json.dumps(HEALTH).encode()
+
+    def say(connection: socket.socket, line: str) -> None:
+        if "events" in line:
+            connection.sendall(STREAM + b'{"seq": 1, "event": {}}\n')
+            going_on.wait(5)
+            connection.sendall(b'{"seq": 2, "end": {"state": "finished"}}\n')
+        else:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(health) + health)
+            if not connection.recv(1):
+                closed.set()
+
+    with saying(say) as (_, client):
+        client.silence = 5.0
+        client.health()
+        assert not closed.is_set()
+        client.close()
+        assert closed.wait(5)
+        lines = client.events("j", 0)
+        assert next(lines) is not None
+        client.close()  # who still listens hears the rest
+        going_on.set()
+        assert [line.end.state for line in lines if line is not None and line.end is not None] == ["finished"]
+        assert client.health().name == "b0"

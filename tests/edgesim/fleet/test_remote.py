@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from scripted import Board, played
+from waiting import eventually
 
-from edgesim.fleet import claiming, listener, upload
+from edgesim.fleet import claiming, listener, remote, upload
 from edgesim.fleet.access import Access
 from edgesim.fleet.address import Address
 from edgesim.fleet.base import FleetError
@@ -256,6 +258,41 @@ def test_an_interrupt_leaves_no_board_behind(experiment: Experiment, boards: lis
         experiment.run(NoneSettings(), tmp_path / "run", fleet_of(boards), watch)
     assert caught.value.status == "interrupted"
     assert all("POST /jobs/ID/cancel" in board.asked and board.job is None for board in boards)
+
+
+def _threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith(("lease of", "events of"))}
+
+
+def test_an_interrupt_while_boards_are_left_leaves_their_leases(
+    experiment: Experiment, boards: list[Board], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = remote.everywhere
+
+    def interrupted(items: Any, ask: Any, within: float | None = None) -> Any:
+        if within is not None:
+            raise KeyboardInterrupt
+        return asked(items, ask)
+
+    monkeypatch.setattr(remote, "everywhere", interrupted)
+    for board in boards:
+        board.told, board.end = lambda job: [*played(job, 2), 5.0], None
+    boards[1].told = lambda job: [Fault(job.rank, job.node, "broken", "")]
+    with pytest.raises(RunError) as caught:
+        run(experiment, boards, tmp_path / "run")
+    assert caught.value.status == "interrupted"
+    eventually(lambda: not _threads(), 3.0)
+
+
+def test_no_connection_is_left_behind(experiment: Experiment, boards: list[Board], tmp_path: Path) -> None:
+    run(experiment, boards, tmp_path / "run")
+    ports = {board.address.port for board in boards}
+
+    def open_ones() -> list[Any]:
+        found = psutil.Process().net_connections("tcp")
+        return [one for one in found if one.raddr and one.raddr.port in ports and one.status == "ESTABLISHED"]
+
+    eventually(lambda: not open_ones(), 3.0)
 
 
 def test_a_board_that_cannot_be_claimed_frees_the_others(
