@@ -18,7 +18,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from edgesim.fleet.address import Address
-from edgesim.fleet.tls_errors import tls_reason
+from edgesim.fleet.tls_errors import causes, tls_reason
 from node_agent.daemon.api import VERSION, Board, Claim, Health, JobStatus, Received, Refused, Task
 
 CONNECT = 5.0
@@ -318,7 +318,7 @@ class BoardClient:
     def _no_answer(self, error: httpx.HTTPError) -> BoardError:
         """Mistrust does not go away when one asks again; a connection that was cut while it was made does."""
         told = tls_reason(error, self.address, self._ends)
-        cut = any(isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) for cause in _causes(error))
+        cut = any(isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) for cause in causes(error))
         if told is None or cut:
             return Unreachable(self.name, told or self._reason(error))
         return Mistrusted(self.name, told)
@@ -370,15 +370,7 @@ class BoardClient:
             raise BoardError(self.name, f"{place}: answered what is none of its answers: {printable(said)}") from error
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
-
-
 def _innermost(error: BaseException) -> str:
-    *_, cause = _causes(error)
+    *_, cause = causes(error)
     said = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
     return printable(said or type(cause).__name__)
