@@ -39,7 +39,8 @@ class Listener:
         self.job = job
         self.step = 0
         """the last one that it has told of"""
-        self._observed = -1
+        self._observed: list[int] = []
+        """steps after which it has told its maps"""
         self._maps: dict[str, tuple[int, ...]] | None = None
         self._finished = False
 
@@ -93,10 +94,10 @@ class Listener:
         _counts("step.received", {"delay_samples": event.received.delay_samples})
 
     def _observation(self, event: Observation) -> None:
-        if not self._observed < event.step <= self.job.steps:
-            allowed = f"{self._observed + 1} to {self.job.steps}"
-            raise Implausible(f"observation.step: found {event.step}, allowed {allowed}")
-        self._observed = event.step
+        least = self._observed[-1] + 1 if self._observed else 0
+        if not least <= event.step <= self.job.steps:
+            raise Implausible(f"observation.step: found {event.step}, allowed {least} to {self.job.steps}")
+        self._observed.append(event.step)
         _time("observation.time_s", event.time_s)
         shapes = {name: array.shape for name, array in event.arrays.items()}
         self._maps = self._maps or self._expected()
@@ -135,6 +136,11 @@ class Listener:
             _equal("finished.steps", (event.steps, self.step), (self.job.steps, self.job.steps))
             if len(event.params_sha256) != 64 or not set(event.params_sha256) <= set("0123456789abcdef"):
                 raise Implausible("finished.params_sha256: found no SHA-256, allowed 64 hexadecimal digits")
+            for step in (0, self.job.steps):
+                if step not in self._observed:
+                    raise Implausible(
+                        f"finished: found no maps of step {step}, allowed after those of the first and last"
+                    )
 
 
 def _sample(event: Telemetry) -> None:

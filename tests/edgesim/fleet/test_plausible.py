@@ -119,6 +119,13 @@ def test_what_would_spoil_the_results_is_refused(
     assert str(caught.value).startswith(expected)
 
 
+@pytest.mark.parametrize("missing", [0, 2])
+def test_a_node_that_has_not_told_its_first_and_last_maps_has_not_finished(missing: int, job: Job) -> None:
+    told = [event for event in played(job) if not (isinstance(event, Observation) and event.step == missing)]
+    with pytest.raises(Implausible, match=f"finished: found no maps of step {missing}, allowed"):
+        listen(job, told)
+
+
 def test_probes_are_of_the_incoming_link(job: Job) -> None:
     found = Measured(1e6, 1.0, 100, 0.1, 0.0, 5)
     assert job.outgoing is not None

@@ -246,6 +246,17 @@ def test_maps_of_another_shape_are_a_boards_failure(
     assert str(error).isprintable()
 
 
+@pytest.mark.parametrize("missing", [{0, 4}, {4}])
+def test_a_board_that_keeps_its_maps_to_itself_fails(
+    missing: set[int], experiment: Experiment, boards: list[Board], tmp_path: Path
+) -> None:
+    boards[1].told = lambda job: [
+        event for event in played(job) if not (isinstance(event, Observation) and event.step in missing)
+    ]
+    error = failure(experiment, boards, tmp_path / "run")
+    assert f"tells what no node would tell: finished: found no maps of step {min(missing)}" in str(error)
+
+
 def test_an_interrupt_leaves_no_board_behind(experiment: Experiment, boards: list[Board], tmp_path: Path) -> None:
     for board in boards:
         board.told, board.end = lambda job: [*played(job, 2), 60.0], None
