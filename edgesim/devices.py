@@ -278,17 +278,25 @@ def load(device: str) -> Device:
 @cache
 def _read(path: Path) -> Device:
     try:
-        content: Any = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise DeviceError(f"{path}: cannot read: {reason}") from error
-    except yaml.YAMLError as error:
-        raise DeviceError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise DeviceError(f"{path}: cannot read: {error.strerror}") from error
+    return parse(content, str(path))
+
+
+def parse(profile: bytes, origin: str) -> Device:
+    """A profile as its file holds it; `origin` is what messages call it. Raises DeviceError where it is unsound."""
+    try:
+        content: Any = yaml.safe_load(profile.decode())
+    except UnicodeDecodeError as error:
+        raise DeviceError(f"{origin}: cannot read: not a text file") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
+        raise DeviceError(f"{origin}: not YAML: {' '.join(str(error).split())}") from error
     try:
         return Device.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ": ".join(filter(None, (str(path), dotted(first["loc"]))))
+        place = ": ".join(filter(None, (origin, dotted(first["loc"]))))
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         reason = str(first.get("ctx", {}).get("error", first["msg"]))
         found = "" if "error" in first.get("ctx", {}) else f"found {shown(first['input'])}: "

@@ -138,9 +138,7 @@ class Listener:
                 raise Implausible("finished.params_sha256: found no SHA-256, allowed 64 hexadecimal digits")
             for step in (0, self.job.steps):
                 if step not in self._observed:
-                    raise Implausible(
-                        f"finished: found no maps of step {step}, allowed after those of the first and last"
-                    )
+                    raise Implausible(f"finished: found no maps of step {step}, allowed after the first and the last")
 
 
 def _sample(event: Telemetry) -> None:

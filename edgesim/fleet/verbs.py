@@ -252,9 +252,11 @@ def bench(
         typer.echo(printable_lines(profile.decode(errors="replace")))
         return
     try:
+        device = devices.parse(profile, f"{name}'s profile")
         write_atomically(out, profile)
-        device = devices.load(str(out))
-    except (RunFolderError, devices.DeviceError) as error:
+    except devices.DeviceError as error:
+        fail(printable(str(error)), FAILED)
+    except RunFolderError as error:
         fail(str(error), FAILED)
     typer.echo(f"{out}: {printable(device.board)}, measured by {name}; device: {out} in a topology file uses it")
 

@@ -114,6 +114,15 @@ def test_bench_fetches_a_profile(
     done = edgesim("fleet", "bench", "b0", *these)
     assert (done.returncode, done.stderr) == (1, "edgesim: b0: torch is not installed\n  | hello\n")
     assert edgesim("fleet", "bench", "b0", *these, "--out", tmp_path / "a.txt").returncode == 2
+    for unsound, expected in (
+        (b"board: [", "not YAML: "),
+        (b"\xff", "cannot read: "),
+        (b"since: 2026-13-45", "not YAML"),
+    ):
+        board.benched = (unsound, None)
+        done = edgesim("fleet", "bench", "b0", *these, "--out", out)
+        assert (done.returncode, done.stderr.startswith(f"edgesim: b0's profile: {expected}")) == (1, True), done.stderr
+        assert out.read_text() == profile
 
 
 def test_without_a_fleet_it_is_said_how_to_make_one(write_topology: Write, tmp_path: Path) -> None:
