@@ -67,7 +67,7 @@ class Ear:
         client: BoardClient,
         job: str,
         lease: float,
-        check: Callable[[Event], None],
+        check: Callable[[Event], Event],
         hand_on: Callable[[Told], None],
     ) -> None:
         """`check` raises Implausible; both are called by the thread, and `hand_on` may block."""
@@ -150,8 +150,7 @@ class Ear:
             if line.seq != self._after + 1:
                 raise Implausible(f"seq: found {line.seq}, allowed {self._after + 1}")
             assert line.event is not None
-            event = decode(line.event)
-            self._check(event)
+            event = self._check(decode(line.event))
             self._after = line.seq
             yield event
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -44,8 +44,8 @@ class Listener:
         self._maps: dict[str, tuple[int, ...]] | None = None
         self._finished = False
 
-    def __call__(self, event: Event) -> None:
-        """Raises Implausible."""
+    def __call__(self, event: Event) -> Event:
+        """The event as it is to be taken. Raises Implausible."""
         job, kind = self.job, type(event).__name__.lower()
         if (event.rank, event.node) != (job.rank, job.node):
             told = printable(f"{event.node} (rank {event.rank})", 80)
@@ -73,11 +73,12 @@ class Listener:
         elif isinstance(event, Paused):
             _time("paused.seconds", event.seconds)
         elif isinstance(event, Telemetry):
-            _sample(event)
+            return _sample(event)
         elif isinstance(event, Finished):
             self._finish(event)
         elif isinstance(event, Fault):
             self._finished = True
+        return event
 
     def _step(self, event: Step) -> None:
         _equal("step.step", event.step, self.step + 1)
@@ -141,13 +142,18 @@ class Listener:
                     raise Implausible(f"finished: found no maps of step {step}, allowed after the first and the last")
 
 
-def _sample(event: Telemetry) -> None:
-    """Every field may be missing."""
+def _sample(event: Telemetry) -> Telemetry:
+    """Without readings that are no numbers: sensors give such now and then, and every reading may be missing."""
+    _time("telemetry.host_s", event.host_s)
+    kept: dict[str, Any] = {}
     for name, value in asdict(event).items():
         if isinstance(value, int) and not isinstance(value, bool):
             _count(f"telemetry.{name}", value)
-        elif isinstance(value, float):
-            _time(f"telemetry.{name}", value, least=-math.inf)
+        elif isinstance(value, float) and not math.isfinite(value):
+            kept[name] = None
+        elif isinstance(value, dict):
+            kept[name] = {key: reading for key, reading in value.items() if math.isfinite(reading)}
+    return replace(event, **kept)
 
 
 def _texts(place: str, value: Any) -> None:

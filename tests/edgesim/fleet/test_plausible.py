@@ -119,6 +119,13 @@ def test_what_would_spoil_the_results_is_refused(
     assert str(caught.value).startswith(expected)
 
 
+def test_readings_that_are_no_numbers_are_left_out(job: Job) -> None:
+    nan, inf = float("nan"), float("inf")
+    told = Telemetry(0, "a", 1.0, temperature_c=nan, total_w=-inf, gpu_percent=7.0, rails_w={"IN": inf, "GPU": 2.0})
+    expected = Telemetry(0, "a", 1.0, gpu_percent=7.0, rails_w={"GPU": 2.0})
+    assert Listener(job)(told) == expected
+
+
 @pytest.mark.parametrize("missing", [0, 2])
 def test_a_node_that_has_not_told_its_first_and_last_maps_has_not_finished(missing: int, job: Job) -> None:
     told = [event for event in played(job) if not (isinstance(event, Observation) and event.step == missing)]
@@ -158,8 +165,7 @@ def test_whatever_a_board_says_is_refused_or_can_be_written_and_summed_up(data: 
     listener = Listener(JOB)
     try:
         known = [decode(json.dumps(event)) for event in told]
-        for event in known:
-            listener(event)
+        known = [listener(event) for event in known]
     except (WireError, Implausible):
         return
     with tempfile.TemporaryDirectory() as path:

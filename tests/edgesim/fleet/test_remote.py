@@ -27,7 +27,7 @@ from edgesim.results import load
 from edgesim.run import Experiment, RunError
 from edgesim.topology.reader import read
 from node_agent.compression.settings import NoneSettings
-from node_agent.events import Fault, Observation, Step
+from node_agent.events import Fault, Observation, Step, Telemetry
 from node_agent.job import Job
 
 Write = Callable[..., Path]
@@ -244,6 +244,14 @@ def test_maps_of_another_shape_are_a_boards_failure(
     assert "node n1 (rank 1) on b1" in str(error)
     assert "observation.arrays" in str(error)
     assert str(error).isprintable()
+
+
+def test_a_sensor_that_gives_no_number_ends_no_run(experiment: Experiment, boards: list[Board], tmp_path: Path) -> None:
+    broken = Telemetry(1, "n1", 1.0, gpu_percent=7.0, temperature_c=float("nan"))
+    boards[1].told = lambda job: [broken, *played(job)]
+    run(experiment, boards, tmp_path / "run")
+    (sample,) = load(tmp_path / "run").telemetry["gpu_percent"]
+    assert sample == 7.0
 
 
 @pytest.mark.parametrize("missing", [{0, 4}, {4}])
