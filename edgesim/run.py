@@ -37,19 +37,20 @@ Watch = Callable[[Event], None]
 
 
 class RunError(RuntimeError):
-    """A run that failed; `folder` holds what was measured, `log` the failed node's last words, if any."""
+    """A run that failed; `folder` holds what was measured, if anything was, `log` the failed node's last words."""
 
     status = "failed"
 
-    def __init__(self, message: str, log: str = "", folder: Path | None = None) -> None:
+    def __init__(self, message: str, log: str = "") -> None:
         super().__init__(message)
         self.log = log
-        self.folder = folder
+        self.folder: Path | None = None
+        self.measured = False
 
     def details(self) -> str:
         log = "".join(f"  | {line}\n" for line in self.log.splitlines())
-        kept = f"what was measured is in {self.folder}" if self.folder is not None else ""
-        return f"{log}{kept}"
+        kept = "what was measured is in" if self.measured else "nothing was measured yet; what was asked is in"
+        return log if self.folder is None else f"{log}{kept} {self.folder}"
 
 
 class Interrupted(RunError):
@@ -177,6 +178,7 @@ class Experiment:
         began = time.monotonic()
         observed = Observed(self)
         failure: RunError | None = None
+        measured = False
         try:
             folder.write_topology(self.source)
             config = self._config(compressor)
@@ -203,6 +205,7 @@ class Experiment:
                         if isinstance(event, Started) and fleet.pids_are_ours:
                             record.add(event.pid)
                         folder.record(event)
+                        measured = True
                         evaluation = observed(event)
                         if evaluation is not None:
                             folder.record_evaluation(*evaluation)
@@ -230,7 +233,7 @@ class Experiment:
         except RunFolderError as error:
             failure = failure or RunError(str(error))
         if failure is not None:
-            failure.folder = path
+            failure.folder, failure.measured = path, measured
             raise failure
         return load(path)
 

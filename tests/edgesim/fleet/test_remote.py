@@ -140,6 +140,7 @@ def test_the_cause_is_told_and_not_its_consequences(
     error = failure(experiment, boards, tmp_path / "run")
     assert str(error) == "node n1 (rank 1) was killed by SIGKILL after step 3"
     assert error.log == "some [2J\nwords"
+    assert error.details() == f"  | some [2J\n  | words\nwhat was measured is in {tmp_path / 'run'}"
     assert len(load(tmp_path / "run").steps["step"]) == 7  # what was measured is kept
     assert all(board.job is None for board in boards)
 
@@ -319,7 +320,9 @@ def test_a_board_that_cannot_be_claimed_frees_the_others(
 ) -> None:
     full = {"error": "disk full"}
     boards[2].refuse = lambda method, path: (507, full) if (method, path) == ("POST", "/jobs") else None
-    assert str(failure(experiment, boards, tmp_path / "run")) == "b2: disk full"
+    error = failure(experiment, boards, tmp_path / "run")
+    assert str(error) == "b2: disk full"
+    assert error.details() == f"nothing was measured yet; what was asked is in {tmp_path / 'run'}"
     assert all(board.job is None and board.task is None for board in boards)
 
 
