@@ -126,8 +126,13 @@ def run(
     folder: FleetFolder = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="boards in plain HTTP, on loopback only")] = False,
     lease: Annotated[
-        str, typer.Option(metavar="TIME", help="boards end their part after hearing nothing from here for so long")
-    ] = "20 s",
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="boards end their part after hearing nothing from here for so long (default: 20 s)",
+            show_default=False,
+        ),
+    ] = None,
     allow_versions: Annotated[
         bool, typer.Option("--allow-versions", help="run also on boards of different versions, and say so")
     ] = False,
@@ -160,7 +165,8 @@ def run(
 
     try:
         topology = read(file, overrides, options)
-        fleet = choose(topology, Boards(inventory, folder, insecure, parse_lease(lease)), tell)
+        silence = None if lease is None else parse_lease(lease)
+        fleet = choose(topology, Boards(inventory, folder, insecure, silence, allow_versions), tell)
         experiment = Experiment.prepare(topology, read_text(file), overrides)
     except (TopologyError, SceneError, Unavailable) as error:
         _refuse(_problems(error, file, overrides, options))

@@ -154,6 +154,17 @@ def test_a_run_refuses_what_its_options_cannot_mean(write_topology: Write, these
     assert done.stderr == f"{these[1]}: boards: found 2 board(s) for 3 node(s), allowed a board for every node\n"
 
 
+def test_options_of_boards_are_refused_where_there_are_none(write_topology: Write, tmp_path: Path) -> None:
+    allowed = "found no boards, allowed with --inventory, or with addresses of the nodes\n"
+    out = ("--out", tmp_path / "run")
+    for option in (("--insecure",), ("--fleet", tmp_path), ("--lease", "20 s"), ("--allow-versions",)):
+        done = edgesim("run", write_topology(1), *out, *option)
+        assert (done.returncode, done.stderr) == (2, f"{option[0]}: {allowed}")
+    done = edgesim("run", write_topology(1), *out, "--lease", "20 s", "--insecure")
+    assert (done.returncode, done.stderr) == (2, f"--insecure: {allowed}--lease: {allowed}")
+    assert not (tmp_path / "run").exists()
+
+
 def test_verbs_of_this_machine_refuse_boards(tmp_path: Path) -> None:
     file = tmp_path / "boards.yaml"
     file.write_text("nodes:\n  - {name: a, address: 10.0.0.1}\n  - {name: b, address: 10.0.0.2}\n")
