@@ -42,6 +42,9 @@ AUTHORITY_LASTING = timedelta(days=3650)
 BOARD_DAYS = 30.0
 CONTROLLER_DAYS = 30.0
 
+DUE = timedelta(days=BOARD_DAYS) / 3
+"""what may be left of the validity of a board's certificate that is to be renewed"""
+
 LISTED_AFTER_END = timedelta(days=365)
 """how long a revoked certificate stays in the list once it has ended"""
 
@@ -78,7 +81,7 @@ class EnrolledBoard(BaseModel):
     @property
     def due(self) -> bool:
         """Whether less than a third of the validity is left."""
-        return self.left < timedelta(days=BOARD_DAYS) / 3
+        return self.left < DUE
 
 
 class _Issued(BaseModel):

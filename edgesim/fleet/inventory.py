@@ -98,18 +98,18 @@ def places_of(topology: Topology, inventory: Path | None) -> list[Place] | None:
     if topology.emulation.links == "netns":
         refusal = Refusal("links: netns, and an inventory", "userspace: boards impose their links themselves")
         raise TopologyError([Problem(f"--inventory {inventory}", "", refusal)])
-    named = {board.name: board for board in boards}
+    by_name = {board.name: board for board in boards}
     names = [node.name for node in topology.nodes]
-    missing = [name for name in names if name not in named]
+    missing = [name for name in names if name not in by_name]
     if len(missing) == len(names) <= len(boards):
-        named = dict(zip(names, boards, strict=False))
+        by_name = dict(zip(names, boards, strict=False))
     elif len(missing) == len(names):
         refusal = Refusal(f"{len(boards)} board(s) for {len(names)} node(s)", "a board for every node")
         raise TopologyError([Problem(str(inventory), "boards", refusal)])
     elif missing:
         refusal = Refusal(f"no board for {listed(missing)}", "the names of all nodes, or of none")
         raise TopologyError([Problem(str(inventory), "boards", refusal)])
-    return [named[name] for name in topology.ring]
+    return [by_name[name] for name in topology.ring]
 
 
 def named(places: Sequence[Place], name: str) -> Place:

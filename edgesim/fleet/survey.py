@@ -11,15 +11,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgesim.fleet.authority import DUE
 from edgesim.fleet.client import BoardClient, BoardError, printable
 from edgesim.fleet.everywhere import everywhere
 from edgesim.fleet.handshake import WITHIN, Met, meet
 
 CLOSE = 0.1
 """s by which clocks may differ without being pointed at"""
-
-DUE = 10 * 86400.0
-"""s of a certificate's validity that are few"""
 
 
 @dataclass(frozen=True)
@@ -128,4 +126,7 @@ def _certificate(left: float | None) -> Text:
         return Text("none")
     if left <= 0:
         return Text("ended", "red")
-    return Text(f"{left / 86400:.0f} d" if left > 2 * 86400 else f"{left / 3600:.0f} h", "yellow" if left < DUE else "")
+    return Text(
+        f"{left / 86400:.0f} d" if left > 2 * 86400 else f"{left / 3600:.0f} h",
+        "yellow" if left < DUE.total_seconds() else "",
+    )
