@@ -6,7 +6,7 @@ import csv
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,20 +91,36 @@ def worker(board: Board) -> psutil.Process:
     return found
 
 
-def ended(run: subprocess.Popen[str], out: Path, status: int = 1) -> str:
-    """The message of a run that has failed, whose folder holds all that was measured and on whose boards nothing is
-    left, of which none lasts longer than a lease."""
-    measured = steps(out)
+def ended(
+    run: subprocess.Popen[str], out: Path, status: int = 1, there: Sequence[str] = NODES
+) -> tuple[str, dict[str, int]]:
+    """The message of a run that has failed or was interrupted, and the last step that is known of each node. Its folder
+    holds all that was measured, and the logs of the boards that were `there` to the end."""
     _, said = run.communicate(timeout=3 * PATIENCE)
     assert run.returncode == status, said
     assert "Traceback" not in said
-    assert steps(out) >= measured
     assert summary(out)["status"] == ("failed" if status == 1 else "interrupted")
-    assert {log.name for log in (out / "logs").iterdir()} <= {"n0.log", "n1.log", "n2.log"}
-    return said
+    logs = {log.name for log in (out / "logs").iterdir()}
+    assert {f"{node}.log" for node in there} <= logs <= {f"{node}.log" for node in NODES}
+    last = last_steps(out)
+    if status == 1:  # no node ends a step that another has not begun, and who failed told all before
+        assert min(last[node] for node in there) >= max(last.values()) - 1, last
+    return said, last
 
 
-def nothing_left(lab: Lab, of: tuple[str, ...] = ("n0", "n1", "n2")) -> None:
+def last_steps(out: Path) -> dict[str, int]:
+    """Of each node: no row before it is missing."""
+    with (out / "steps.csv").open() as file:
+        rows = [(row["node"], int(row["step"])) for row in csv.DictReader(file)]
+    last = {}
+    for node in NODES:
+        told = [step for of, step in rows if of == node]
+        assert told == list(range(1, len(told) + 1)), (node, told)
+        last[node] = len(told)
+    return last
+
+
+def nothing_left(lab: Lab, of: Sequence[str] = NODES) -> None:
     for board in lab.shelf.boards:
         if board.name in of:
             wait_until(lambda board=board: not board.processes(), f"{board.name}: {board.processes()}", LEASE + 10)
