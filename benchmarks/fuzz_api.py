@@ -32,7 +32,7 @@ AGENT = [sys.executable, "-m", "node_agent"]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--program", default="schemathesis", help="schemathesis's own command")
-    parser.add_argument("--examples", type=int, default=150, help="cases an operation and phase, at most")
+    parser.add_argument("--examples", type=int, default=20, help="cases an operation and phase, at most")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--record", type=Path, help="write what was found into this file")
     options = parser.parse_args()
