@@ -28,5 +28,6 @@ def _cancel(client: BoardClient) -> str:
     job = client.health().job
     if job is None or job.lease_left_s is None:
         return "nothing runs there"
-    client.cancel(job.id)
-    return f"run {printable(job.run, 64)} of {printable(job.owner, 64)} is cancelled"
+    ended = client.cancel(job.id).lease_left_s is None
+    became = "is cancelled" if ended else "is being cancelled"
+    return f"run {printable(job.run, 64)} of {printable(job.owner, 64)} {became}"

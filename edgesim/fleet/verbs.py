@@ -86,7 +86,7 @@ def enroll(
 
 @fleet.command()
 def renew(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="boards  [default: all]")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="boards  [default: all]")] = None,
     folder: Folder = None,
 ) -> None:
     """Give boards new certificates: those named, or all of which less than a third of the validity is left."""
@@ -202,7 +202,7 @@ def logs(
 
 @fleet.command()
 def cancel(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="boards")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="boards")] = None,
     everything: Annotated[bool, typer.Option("--all", help="on all boards")] = False,
     inventory: Inventory = None,
     folder: Folder = None,
