@@ -118,3 +118,29 @@ def test_the_backend_is_the_board_s_where_the_job_leaves_it_open() -> None:
     assert admit(job(device="auto", backend="gloo"), files, "lo").backend == "gloo"
     with pytest.raises(Inadmissible, match="backend: found gloo, allowed auto or nccl on this board"):
         admit(job(device="auto", backend="gloo"), files, "lo", "nccl")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+TEMPLATE = a_job("shard.npy")
+PLACES = [(key,) for key in TEMPLATE] + [("workload", key) for key in TEMPLATE["workload"]]
+
+
+@given(st.sampled_from(PLACES), JSON)
+def test_whatever_a_job_says_it_is_refused_or_runs_in_its_bounds(place: tuple[str, ...], value: Any) -> None:
+    asked = json.loads(json.dumps(TEMPLATE))
+    inside = asked
+    for step in place[:-1]:
+        inside = inside[step]
+    inside[place[-1]] = value
+    try:
+        taken = admit(Job.model_validate_json(json.dumps(asked)), ["shard.npy"], "lo")
+    except (ValidationError, Inadmissible):
+        return
+    assert taken.interface == "lo"
+    assert taken.rendezvous.startswith("tcp://")
+    assert (taken.entrance, taken.egress, taken.aside, taken.imposed) == (None, None, None, "node")
+    assert taken.workload is None or taken.workload.scene.file == "shard.npy"
