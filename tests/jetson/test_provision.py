@@ -201,7 +201,7 @@ def test_a_run_after_one_that_failed_installs_all_and_another_one_a_newer_build(
     ("prefix", "recent", "message"),
     [
         ("/usr", False, "found Python 3.8.10, allowed an interpreter of Python 3.10 or later"),
-        ("/root/.pyenv/versions/3.11", True, "found /root/.pyenv/versions/3.11, which is hidden from the service, "),
+        ("/root/python/3.11", True, "found /root/python/3.11, which is hidden from the service, "),
         ("/home/lab/.local/share/uv/python", True, "found /home/lab/.local/share/uv/python, which is hidden from the "),
     ],
 )
